@@ -1,0 +1,158 @@
+//! The KV service: what is checked before a request goes anywhere, in etcd's order, and reads of pinned snapshots.
+
+use net::Outbound;
+use prost::Message;
+use proto::errors::{self, Error};
+use proto::etcdserverpb as pb;
+use replica::Event;
+
+use crate::calls::Rpc;
+use crate::check;
+use crate::shard::{Read, Shard, Sink};
+
+impl Shard {
+    /// The revisions of the newest published root.
+    pub(crate) fn revisions(&self) -> mvcc::Revisions {
+        mvcc::Revisions::of(self.reader.pin().stamp())
+    }
+
+    /// The quota comes before validation, as in etcd: a store that is full says so first.
+    fn refuse_over_quota(&mut self, cost_bytes: u64) -> Result<(), Error> {
+        if self.published.has_room(cost_bytes) {
+            return Ok(());
+        }
+        self.outgoing.push_back(Event::OverQuota);
+        Err(errors::NO_SPACE)
+    }
+
+    pub(crate) fn put(&mut self, out: &mut Outbound, stream: u32, request: pb::PutRequest) {
+        let checked =
+            self.refuse_over_quota(mvcc::quota::put_cost(&request)).and_then(|()| check::put(&request));
+        if let Err(error) = checked {
+            return self.fail(out, stream, Rpc::Put, &error);
+        }
+        let request = pb::InternalRaftRequest { put: Some(request), ..Default::default() };
+        self.propose(out, stream, Rpc::Put, request);
+    }
+
+    pub(crate) fn delete_range(&mut self, out: &mut Outbound, stream: u32, request: pb::DeleteRangeRequest) {
+        if let Err(error) = check::delete_range(&request) {
+            return self.fail(out, stream, Rpc::DeleteRange, &error);
+        }
+        let request = pb::InternalRaftRequest { delete_range: Some(request), ..Default::default() };
+        self.propose(out, stream, Rpc::DeleteRange, request);
+    }
+
+    pub(crate) fn txn(&mut self, out: &mut Outbound, stream: u32, request: pb::TxnRequest) {
+        let cost_bytes = mvcc::quota::txn_cost(&request);
+        // What writes nothing passes also when the store is full.
+        let room = if cost_bytes == 0 { Ok(()) } else { self.refuse_over_quota(cost_bytes) };
+        if let Err(error) = room.and_then(|()| check::txn(&request, self.config.max_txn_ops)) {
+            return self.fail(out, stream, Rpc::Txn, &error);
+        }
+        if !mvcc::is_read_only(&request) {
+            let request = pb::InternalRaftRequest { txn: Some(request), ..Default::default() };
+            return self.propose(out, stream, Rpc::Txn, request);
+        }
+        if mvcc::is_serializable(&request) {
+            self.run_read_txn(out, stream, &request);
+        } else {
+            self.after_barrier(out, None, stream, Rpc::Txn, Read::Txn(request));
+        }
+    }
+
+    pub(crate) fn run_read_txn(&mut self, out: &mut Outbound, stream: u32, request: &pb::TxnRequest) {
+        let answer = {
+            let snapshot = self.reader.pin();
+            mvcc::txn_read_only(snapshot.view(), mvcc::Revisions::of(snapshot.stamp()), request)
+        };
+        match answer {
+            Ok(mut answer) => {
+                answer.header = self.fill(answer.header);
+                self.answer(out, stream, Rpc::Txn, &answer);
+            }
+            Err(error) => self.fail(out, stream, Rpc::Txn, &error),
+        }
+    }
+
+    pub(crate) fn range(&mut self, out: &mut Outbound, stream: u32, request: pb::RangeRequest) {
+        if let Err(error) = check::range(&request) {
+            return self.fail(out, stream, Rpc::Range, &error);
+        }
+        if request.serializable {
+            self.run_range(out, None, stream, &request);
+        } else {
+            self.after_barrier(out, None, stream, Rpc::Range, Read::Range(request));
+        }
+    }
+
+    pub(crate) fn range_stream(&mut self, out: &mut Outbound, stream: u32, request: pb::RangeRequest) {
+        if let Err(error) = check::range_stream(&request) {
+            return self.fail(out, stream, Rpc::RangeStream, &error);
+        }
+        if request.serializable {
+            self.run_range_stream(out, None, stream, &request);
+        } else {
+            self.after_barrier(out, None, stream, Rpc::RangeStream, Read::RangeStream(request));
+        }
+    }
+
+    /// Answers at once where the whole answer is small or has an order of its own; else by [`crate::produce`].
+    pub(crate) fn run_range(
+        &mut self,
+        out: &mut Outbound,
+        sink: Option<&mut dyn Sink>,
+        stream: u32,
+        request: &pb::RangeRequest,
+    ) {
+        let snapshot = self.reader.pin();
+        let view = snapshot.view();
+        let revisions = mvcc::Revisions::of(snapshot.stamp());
+        let single = request.range_end.is_empty();
+        let cursor = if single { Ok(None) } else { mvcc::RangeCursor::new(revisions, request) };
+        match cursor {
+            Err(error) => self.fail(out, stream, Rpc::Range, &error),
+            Ok(Some(cursor)) => self.start_range(out, sink, stream, snapshot, cursor, request),
+            Ok(None) => match mvcc::range(view, revisions, request) {
+                Err(error) => self.fail(out, stream, Rpc::Range, &error),
+                Ok(answer) => {
+                    let header = self.header_at(answer.revision);
+                    self.release(out, stream);
+                    out.unary(stream, |buffer| answer.encode(&header, buffer));
+                    self.finished(Rpc::Range, 0);
+                }
+            },
+        }
+    }
+
+    pub(crate) fn run_range_stream(
+        &mut self,
+        out: &mut Outbound,
+        sink: Option<&mut dyn Sink>,
+        stream: u32,
+        request: &pb::RangeRequest,
+    ) {
+        let snapshot = self.reader.pin();
+        let revisions = mvcc::Revisions::of(snapshot.stamp());
+        match mvcc::RangeCursor::for_stream(revisions, request) {
+            Err(error) => self.fail(out, stream, Rpc::RangeStream, &error),
+            Ok(Some(cursor)) => self.start_range_stream(out, sink, stream, snapshot, cursor),
+            Ok(None) => match mvcc::range(snapshot.view(), revisions, request) {
+                Err(error) => self.fail(out, stream, Rpc::RangeStream, &error),
+                Ok(answer) => {
+                    let chunk = pb::RangeStreamResponse {
+                        range_response: Some(pb::RangeResponse {
+                            header: Some(self.header_at(answer.revision)),
+                            kvs: Vec::new(),
+                            more: false,
+                            count: answer.count,
+                        }),
+                    };
+                    out.open(stream);
+                    out.send(stream, &chunk.encode_to_vec());
+                    self.finish_stream(out, stream, Rpc::RangeStream);
+                }
+            },
+        }
+    }
+}

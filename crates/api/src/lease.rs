@@ -1,0 +1,58 @@
+//! The Lease service: grants and revocations are proposed, renewals are decided by the log core.
+
+use net::Outbound;
+use proto::errors;
+use proto::etcdserverpb as pb;
+use replica::Event;
+
+use crate::calls::Rpc;
+use crate::shard::{CallState, Shard};
+
+/// What etcd charges the quota for a lease, bytes.
+const LEASE_COST_BYTES: u64 = 64;
+
+impl Shard {
+    pub(crate) fn lease_grant(&mut self, out: &mut Outbound, stream: u32, request: pb::LeaseGrantRequest) {
+        if !self.published.has_room(LEASE_COST_BYTES) {
+            self.outgoing.push_back(Event::OverQuota);
+            return self.fail(out, stream, Rpc::LeaseGrant, &errors::NO_SPACE);
+        }
+        // An id of 0 is chosen by the log core, which knows which are free.
+        let request = pb::InternalRaftRequest { lease_grant: Some(request), ..Default::default() };
+        self.propose(out, stream, Rpc::LeaseGrant, request);
+    }
+
+    pub(crate) fn lease_keep_alive(&mut self, out: &mut Outbound, stream: u32, id: i64) {
+        let token = self.token(out, stream);
+        let Some(position) = crate::shard::position_of(out, stream) else { return };
+        if let CallState::KeepAlive { in_flight, .. } = &mut self.calls[position].state {
+            *in_flight += 1;
+            self.outgoing.push_back(Event::LeaseRenew { token, id });
+        }
+    }
+
+    pub(crate) fn lease_renewed(
+        &mut self,
+        out: &mut Outbound,
+        stream: u32,
+        position: usize,
+        id: i64,
+        ttl_s: Option<i64>,
+        revision: i64,
+    ) {
+        let message = pb::LeaseKeepAliveResponse {
+            header: Some(self.header_at(revision)),
+            id,
+            ttl: ttl_s.unwrap_or(0),
+        };
+        out.send(stream, &prost::Message::encode_to_vec(&message));
+        self.meter.messages_sent[Rpc::LeaseKeepAlive as usize].add(1);
+        if let CallState::KeepAlive { in_flight, half_closed } = &mut self.calls[position].state {
+            assert!(*in_flight > 0, "a renewal is answered once");
+            *in_flight -= 1;
+            if *in_flight == 0 && *half_closed {
+                self.finish_stream(out, stream, Rpc::LeaseKeepAlive);
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! One shard's calls: which are under way, what each waits for, and where their answers go.
+//!
+//! Invariants: a call stands in the slab from its first message until its last byte is handed to `net`, or it is
+//! answered at once and never stands there; the stream's word in `net` is its position plus one. A call that was
+//! cancelled leaves at once: an outcome that comes later finds no call and is dropped.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::{Arc, OnceLock};
+
+use base::{CallToken, Millis};
+use net::{CallHead, Outbound};
+use proto::errors::{self, Error};
+use proto::etcdserverpb as pb;
+use replica::{Event, Published};
+
+use crate::calls::{Rpc, Shape, TABLE};
+use crate::maintenance::{Job, SnapshotStream};
+use crate::meter::Meter;
+use crate::produce::{LongRange, StreamedRange};
+
+/// What a shard is told at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub shard: u16,
+    /// As Status and /version report it.
+    pub version: String,
+    pub max_txn_ops: usize,
+    pub max_request_bytes: usize,
+    /// After this a call that waits for the log core is answered "request timed out".
+    pub request_timeout_ms: Millis,
+    pub progress_interval_ms: Millis,
+    /// Anything that clients do not know: shapes trees and spreads timers.
+    pub seed: u64,
+}
+
+/// A connection of this shard: its slot, and the epoch that tells it from the slot's earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    pub slot: u32,
+    pub epoch: u32,
+}
+
+impl ConnectionId {
+    /// As it stands in [`Outbound::tag`].
+    pub fn to_tag(self) -> u64 {
+        u64::from(self.epoch) << 32 | u64::from(self.slot)
+    }
+
+    pub fn from_tag(tag: u64) -> ConnectionId {
+        ConnectionId { slot: tag as u32, epoch: (tag >> 32) as u32 }
+    }
+}
+
+/// Takes borrowed bytes on their way out at once; says how many.
+pub trait Sink {
+    fn offer(&mut self, slices: &[IoSlice<'_>]) -> usize;
+}
+
+/// The server's connections, as the shard reaches them.
+pub trait Connections {
+    /// `None` when that connection is gone. The server flushes whatever was written through this.
+    fn outbound(&mut self, id: ConnectionId) -> Option<(&mut Outbound, &mut dyn Sink)>;
+}
+
+pub struct Shard {
+    pub(crate) config: Config,
+    pub(crate) published: Arc<Published>,
+    pub(crate) reader: tree::Reader,
+    pub(crate) calls: slab::Slab<Call>,
+    pub(crate) watches: crate::watch::Watches,
+    pub(crate) meter: Arc<Meter>,
+    /// For the log core; the server moves them into the ring.
+    pub outgoing: VecDeque<Event>,
+    /// For the helper pool.
+    pub jobs: Vec<Job>,
+    pub(crate) now: Millis,
+    /// Calls with a deadline, in the order of their deadlines.
+    timeouts: VecDeque<(Millis, CallToken)>,
+    draining: bool,
+}
+
+/// One call that is not answered yet.
+pub(crate) struct Call {
+    pub token: CallToken,
+    pub rpc: Rpc,
+    pub state: CallState,
+}
+
+pub(crate) enum CallState {
+    /// Waits for the log core to pass its read barrier; then it runs.
+    Parked(Read),
+    /// Waits for an outcome; times out.
+    Waiting,
+    /// Waits for a job; takes as long as it takes.
+    Working,
+    LongRange(Box<LongRange>),
+    StreamedRange(Box<StreamedRange>),
+    Snapshot(Box<SnapshotStream>),
+    Watch,
+    KeepAlive {
+        in_flight: u32,
+        half_closed: bool,
+    },
+    HealthWatch,
+}
+
+/// A read that needs the barrier.
+pub(crate) enum Read {
+    Range(pb::RangeRequest),
+    RangeStream(pb::RangeRequest),
+    Txn(pb::TxnRequest),
+    MemberList,
+}
+
+/// The table for `net`.
+pub fn methods() -> &'static net::Methods {
+    static METHODS: OnceLock<net::Methods> = OnceLock::new();
+    METHODS.get_or_init(|| net::Methods::new(&TABLE.map(|(_, path, _)| path)))
+}
+
+impl Shard {
+    pub fn new(config: Config, published: Arc<Published>, reader: tree::Reader, meter: Arc<Meter>) -> Shard {
+        let watches = crate::watch::Watches::new(&config);
+        Shard {
+            config,
+            published,
+            reader,
+            calls: slab::Slab::new(),
+            watches,
+            meter,
+            outgoing: VecDeque::new(),
+            jobs: Vec::new(),
+            now: 0,
+            timeouts: VecDeque::new(),
+            draining: false,
+        }
+    }
+
+    /// The `net::Calls` of one connection, for one `receive`.
+    pub fn calls(&mut self, now: Millis) -> ShardCalls<'_> {
+        self.now = now;
+        ShardCalls { shard: self }
+    }
+
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    /// Watches and keep-alives end, nothing new is taken; the rest finishes.
+    pub fn drain(&mut self, connections: &mut dyn Connections) {
+        self.draining = true;
+        let streams: Vec<(usize, CallToken)> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| call.rpc.shape() != Shape::Unary)
+            .map(|(position, call)| (position, call.token))
+            .collect();
+        for (position, token) in streams {
+            if let Some((out, _)) = connections.outbound(connection_of(token)) {
+                self.fail_call(out, token.stream, position, &errors::STOPPED);
+            }
+        }
+    }
+
+    /// Calls whose answers are still owed.
+    pub fn open_calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Time passes: deadlines, progress notifications.
+    pub fn tick(&mut self, now: Millis, connections: &mut dyn Connections) {
+        self.now = now;
+        while let Some(&(deadline, token)) = self.timeouts.front()
+            && deadline <= now
+        {
+            self.timeouts.pop_front();
+            let Some((out, _)) = connections.outbound(connection_of(token)) else { continue };
+            let Some(position) = position_of(out, token.stream) else { continue };
+            let call = &self.calls[position];
+            if call.token == token && matches!(call.state, CallState::Waiting | CallState::Parked(_)) {
+                self.fail_call(out, token.stream, position, &errors::TIMEOUT);
+            }
+        }
+        self.watch_tick(connections);
+    }
+
+    // --- what calls have in common ---
+
+    pub(crate) fn token(&self, out: &Outbound, stream: u32) -> CallToken {
+        let id = ConnectionId::from_tag(out.tag);
+        CallToken { shard: self.config.shard, connection: id.slot, epoch: id.epoch, stream }
+    }
+
+    /// Notes that a call goes on beyond this turn.
+    pub(crate) fn hold(&mut self, out: &mut Outbound, stream: u32, rpc: Rpc, state: CallState) -> CallToken {
+        let token = self.token(out, stream);
+        let timed = matches!(state, CallState::Waiting | CallState::Parked(_));
+        match position_of(out, stream) {
+            Some(position) => self.calls[position].state = state,
+            None => {
+                let position = self.calls.insert(Call { token, rpc, state });
+                out.set_word(stream, position as u64 + 1);
+            }
+        }
+        if timed {
+            self.timeouts.push_back((self.now + self.config.request_timeout_ms, token));
+        }
+        token
+    }
+
+    /// Takes a call out: nothing more will be asked of it.
+    pub(crate) fn release(&mut self, out: &mut Outbound, stream: u32) -> Option<Call> {
+        let position = position_of(out, stream)?;
+        out.set_word(stream, 0);
+        Some(self.calls.remove(position))
+    }
+
+    pub(crate) fn answer<M: prost::Message>(
+        &mut self,
+        out: &mut Outbound,
+        stream: u32,
+        rpc: Rpc,
+        message: &M,
+    ) {
+        self.release(out, stream);
+        out.unary(stream, |buffer| message.encode(buffer).expect("a vector grows"));
+        self.finished(rpc, 0);
+    }
+
+    pub(crate) fn fail(&mut self, out: &mut Outbound, stream: u32, rpc: Rpc, error: &Error) {
+        self.release(out, stream);
+        out.fail(stream, error.code as u8, &error.message);
+        self.finished(rpc, error.code as usize);
+    }
+
+    pub(crate) fn fail_call(&mut self, out: &mut Outbound, stream: u32, position: usize, error: &Error) {
+        let call = &self.calls[position];
+        let (rpc, watching) = (call.rpc, matches!(call.state, CallState::Watch));
+        if watching {
+            self.end_watch_stream(position);
+        }
+        self.fail(out, stream, rpc, error);
+    }
+
+    pub(crate) fn finished(&mut self, rpc: Rpc, code: usize) {
+        self.meter.handled[rpc as usize][code].add(1);
+        self.meter.messages_sent[rpc as usize].add(u64::from(code == 0));
+    }
+
+    /// Sends a write to the log core; the outcome answers the call.
+    pub(crate) fn propose(
+        &mut self,
+        out: &mut Outbound,
+        stream: u32,
+        rpc: Rpc,
+        request: pb::InternalRaftRequest,
+    ) {
+        // What etcd measures: the entry with its header, whose id takes ten bytes at most.
+        const HEADER_BYTES: usize = 14;
+        if prost::Message::encoded_len(&request) + HEADER_BYTES > self.config.max_request_bytes {
+            return self.fail(out, stream, rpc, &errors::REQUEST_TOO_LARGE);
+        }
+        let token = self.hold(out, stream, rpc, CallState::Waiting);
+        self.outgoing.push_back(Event::Propose(replica::Proposal {
+            token: Some(token),
+            request: replica::Request(request),
+        }));
+    }
+
+    /// Runs a read now if the published root is the barrier, or parks it until the log core says so.
+    pub(crate) fn after_barrier(
+        &mut self,
+        out: &mut Outbound,
+        sink: Option<&mut dyn Sink>,
+        stream: u32,
+        rpc: Rpc,
+        read: Read,
+    ) {
+        if self.published.read_ready() {
+            return self.run_read(out, sink, stream, rpc, read);
+        }
+        let token = self.hold(out, stream, rpc, CallState::Parked(read));
+        self.outgoing.push_back(Event::Barrier { token });
+    }
+}
+
+pub(crate) fn connection_of(token: CallToken) -> ConnectionId {
+    ConnectionId { slot: token.connection, epoch: token.epoch }
+}
+
+pub(crate) fn position_of(out: &Outbound, stream: u32) -> Option<usize> {
+    match out.word(stream) {
+        0 => None,
+        word => Some(word as usize - 1),
+    }
+}
+
+/// See [`Shard::calls`].
+pub struct ShardCalls<'s> {
+    shard: &'s mut Shard,
+}
+
+impl net::Calls for ShardCalls<'_> {
+    fn call(&mut self, out: &mut Outbound, stream: u32, head: &CallHead<'_>) {
+        let shard = &mut *self.shard;
+        let rpc = Rpc::at(usize::from(head.method));
+        shard.meter.started[rpc as usize].add(1);
+        if shard.draining {
+            return shard.fail(out, stream, rpc, &errors::STOPPED);
+        }
+        if head.has_leader && shard.published.leader() == 0 {
+            return shard.fail(out, stream, rpc, &errors::NO_LEADER);
+        }
+        shard.open_call(out, stream, rpc);
+    }
+
+    fn message(&mut self, out: &mut Outbound, stream: u32, message: &[u8]) {
+        let Some(method) = out.method(stream) else { return };
+        let rpc = Rpc::at(usize::from(method));
+        self.shard.meter.messages_received[rpc as usize].add(1);
+        self.shard.take_message(out, stream, rpc, message);
+    }
+
+    fn half_close(&mut self, out: &mut Outbound, stream: u32) {
+        let Some(method) = out.method(stream) else { return };
+        self.shard.half_closed(out, stream, Rpc::at(usize::from(method)));
+    }
+
+    fn cancelled(&mut self, out: &mut Outbound, stream: u32) {
+        let Some(position) = position_of(out, stream) else { return };
+        if matches!(self.shard.calls[position].state, CallState::Watch) {
+            self.shard.end_watch_stream(position);
+        }
+        if let Some(call) = self.shard.release(out, stream) {
+            self.shard.meter.handled[call.rpc as usize][errors::CANCELED.code as usize].add(1);
+        }
+    }
+}

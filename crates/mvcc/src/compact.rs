@@ -1,0 +1,168 @@
+//! Giving up history: the request moves the compacted revision, steps remove what nobody can read any more.
+//!
+//! Removal walks `CHANGES` only, over (previous, c] and, for its tombstones, the previous c itself. Each change
+//! removes what it superseded: the one entry of its key that stands before it in `HISTORY`, and that entry's change.
+//! A delete below c removes itself too; one exactly at c stays until the next compaction, as in etcd (watchers that
+//! start at c must see it). What survives keeps its entry in `CHANGES`: hash and export need it. So the cost is that
+//! of the changes since the last compaction, however large the store.
+//!
+//! Invariants:
+//! - A key has at most one entry in `HISTORY` or `LIVE` at or below the revision up to which removal is finished.
+//! - Removal never looks at a change above the compacted revision.
+
+use base::Revision;
+use proto::Error;
+use proto::errors;
+use proto::etcdserverpb as pb;
+use tree::Store;
+
+use crate::apply::{Apply, Gathered, header};
+use crate::stamp::{self, CURSOR_MAIN, CURSOR_SUB, FINISHED, REMOVED, Revisions};
+use crate::trees::{self, CHANGES, HISTORY, Kind};
+
+/// A compaction that was accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compaction {
+    pub response: pb::CompactionResponse,
+    pub revision: i64,
+    /// The compacted revision before.
+    pub previous: i64,
+    /// The removal of the compaction before was complete. Only then is the hash of this one kept
+    /// ([`crate::hash::CompactionHashes`]).
+    pub previous_finished: bool,
+}
+
+impl Apply<'_> {
+    /// Moves the compacted revision. Errors: compacted, when it is there already; future.
+    pub fn compact(&mut self, request: &pb::CompactionRequest) -> Result<Compaction, Error> {
+        let revisions = Revisions::of(self.store.stamp());
+        assert!(revisions.current == self.revision(), "the request before has ended");
+        if request.revision <= revisions.compacted {
+            return Err(errors::COMPACTED);
+        }
+        if request.revision > revisions.current {
+            return Err(errors::FUTURE_REV);
+        }
+        let previous_finished = !stamp::removal_pending(self.store.stamp());
+        begin(self.store, request.revision);
+        let response = pb::CompactionResponse { header: header(revisions.current) };
+        Ok(Compaction {
+            response,
+            revision: request.revision,
+            previous: revisions.compacted,
+            previous_finished,
+        })
+    }
+
+    /// Looks at up to `limit` changes and removes what they superseded; true while there is more to do.
+    pub fn compaction_step(&mut self, limit: usize) -> bool {
+        self.compaction_step_below(limit, i64::MAX)
+    }
+
+    /// As [`Apply::compaction_step`], but leaves everything that a read at `held` or above needs: for producers that
+    /// began before the compaction. False when that is all that can be done for now.
+    pub fn compaction_step_below(&mut self, limit: usize, held: i64) -> bool {
+        let mut gathered = std::mem::take(&mut self.work.scratch.gathered);
+        let more = step(self.store, limit, held, &mut gathered);
+        self.work.scratch.gathered = gathered;
+        more
+    }
+}
+
+/// Sets the removal to work towards `revision`.
+pub(crate) fn begin(store: &mut Store, revision: i64) {
+    let mut stamp = *store.stamp();
+    let previous = stamp[stamp::COMPACTED] as i64;
+    assert!(previous < revision && revision <= stamp[stamp::CURRENT] as i64, "checked before");
+    // Tombstones exactly at the previous revision were spared; they are not any more.
+    let again = Revision::new(previous.max(0), 0);
+    let cursor = stamp::removal_cursor(&stamp).min(again);
+    stamp[CURSOR_MAIN] = cursor.main as u64;
+    stamp[CURSOR_SUB] = cursor.sub as u64;
+    stamp[stamp::COMPACTED] = revision as u64;
+    store.set_stamp(stamp);
+}
+
+fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> bool {
+    assert!(limit > 0, "a step makes progress");
+    let mut stamp = *store.stamp();
+    if !stamp::removal_pending(&stamp) {
+        return false;
+    }
+    let target = stamp::compacted(&stamp);
+    let start = stamp::removal_cursor(&stamp);
+    let mut seen: Option<Revision> = None;
+    let mut exhausted = false;
+    let mut blocked = false;
+    gathered.clear();
+    {
+        let mut cursor = store.view().cursor(CHANGES);
+        let mut valid = cursor.seek(&start.to_bytes());
+        loop {
+            if !valid || trees::change_revision(cursor.key()).main > target {
+                exhausted = true;
+                break;
+            }
+            let revision = trees::change_revision(cursor.key());
+            if revision.main > held {
+                blocked = true;
+                break;
+            }
+            if gathered.len() == limit {
+                break;
+            }
+            // The revision's bytes and the change stand one behind the other.
+            gathered.push_pair(cursor.key(), cursor.value());
+            seen = Some(revision);
+            valid = cursor.next();
+        }
+    }
+    let mut key_buffer = Vec::new();
+    for i in 0..gathered.len() {
+        let (revision, change) = gathered.get(i).split_at(Revision::BYTES);
+        let revision = trees::change_revision(revision);
+        let (kind, key) = trees::split_change(change);
+        remove_superseded(store, key, revision, &mut key_buffer);
+        if kind == Kind::Delete && revision.main < target {
+            // Gone already when a later change of the same step superseded it; changes come in order, so not yet.
+            remove_version(store, key, revision, &mut key_buffer);
+        }
+    }
+    if let Some(seen) = seen {
+        stamp[CURSOR_MAIN] = seen.main as u64;
+        stamp[CURSOR_SUB] = (seen.sub + 1) as u64;
+        stamp[REMOVED] = seen.main.max(stamp[REMOVED] as i64) as u64;
+    }
+    if exhausted {
+        stamp[FINISHED] = target as u64;
+        stamp[CURSOR_MAIN] = target as u64;
+        stamp[CURSOR_SUB] = 0;
+        stamp[REMOVED] = target.max(stamp[REMOVED] as i64) as u64;
+    }
+    store.set_stamp(stamp);
+    !exhausted && !blocked
+}
+
+/// Removes what the change at `revision` superseded, if that is still there.
+fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, buffer: &mut Vec<u8>) {
+    loop {
+        trees::history_key(buffer, key, revision);
+        let mut cursor = store.view().cursor(HISTORY);
+        if !cursor.seek_before(buffer) {
+            return;
+        }
+        let (found, older) = trees::split_history_key(cursor.key());
+        if found != key {
+            return;
+        }
+        assert!(older < revision, "what stands before is older");
+        remove_version(store, key, older, buffer);
+    }
+}
+
+fn remove_version(store: &mut Store, key: &[u8], revision: Revision, buffer: &mut Vec<u8>) {
+    trees::history_key(buffer, key, revision);
+    let version = store.remove(HISTORY, buffer);
+    let change = store.remove(CHANGES, &revision.to_bytes());
+    assert!(version && change, "a superseded version has its change: {revision:?}");
+}

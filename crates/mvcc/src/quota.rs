@@ -1,0 +1,210 @@
+//! What a request costs: against the space quota, as etcd counts it, and in pages of the data file (law 8).
+
+use base::LeaseId;
+use pb::request_op::Request;
+use proto::etcdserverpb as pb;
+use tree::Store;
+
+use crate::span::Span;
+use crate::trees::{self, CHANGES, HISTORY, LEASE_KEYS, LIVE};
+use crate::versions;
+
+/// What etcd adds for a key's own records, bytes.
+pub const KEY_OVERHEAD: u64 = 256;
+/// What a lease costs, bytes.
+pub const LEASE_COST: u64 = 64;
+/// The quota when none is set, bytes.
+pub const DEFAULT_BYTES: u64 = 2 << 30;
+
+/// Cost of a put, bytes.
+pub fn put_cost(request: &pb::PutRequest) -> u64 {
+    KEY_OVERHEAD + request.key.len() as u64 + request.value.len() as u64
+}
+
+/// Cost of a transaction: that of its larger branch, bytes.
+pub fn txn_cost(request: &pb::TxnRequest) -> u64 {
+    let branch = |ops: &[pb::RequestOp]| -> u64 {
+        ops.iter()
+            .map(|op| match &op.request {
+                Some(Request::RequestPut(put)) => put_cost(put),
+                Some(Request::RequestTxn(txn)) => txn_cost(txn),
+                _ => 0,
+            })
+            .sum()
+    };
+    branch(&request.success).max(branch(&request.failure))
+}
+
+/// Whether a request of this cost may go on. What costs nothing always may; a negative quota is none, 0 the default.
+pub fn available(cost: u64, size_bytes: u64, quota_bytes: i64) -> bool {
+    let quota = match quota_bytes {
+        ..0 => return true,
+        0 => DEFAULT_BYTES,
+        set => set as u64,
+    };
+    cost == 0 || size_bytes.saturating_add(cost) < quota
+}
+
+/// Whether the transaction puts anything, in either branch: what a NOSPACE alarm refuses.
+pub fn has_put(request: &pb::TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|op| match &op.request {
+        Some(Request::RequestPut(_)) => true,
+        Some(Request::RequestTxn(txn)) => has_put(txn),
+        _ => false,
+    })
+}
+
+/// A page, bytes; also more than any cell that stands in one: a cell that moves to `HISTORY` under a longer key may
+/// need a run of its own.
+const PAGE: u64 = base::limits::BLOCK_BYTES as u64;
+/// Bytes of a cell beside key and value: tags, lengths, five numbers, sub revision.
+const CELL_OVERHEAD: usize = 80;
+/// Entry overheads that one deleted key causes in all trees together, bytes: slots, tags, revisions.
+const DELETE_OVERHEAD: u64 = 128;
+
+/// Page space that a put can take at most, bytes: the measure of [`Store::reserve`]. `leased`: it names a lease.
+pub fn room_for_put(store: &Store, key_len: usize, value_len: usize, leased: bool) -> u64 {
+    let mut room = store.insert_cost(LIVE, key_len, key_len + value_len + CELL_OVERHEAD)
+        + store.insert_cost(HISTORY, key_len + 16, PAGE as usize)
+        + store.insert_cost(CHANGES, 16, key_len + 1);
+    // The key may leave a lease, and join one.
+    let leaves = !store.view().is_empty(LEASE_KEYS);
+    room += (u64::from(leaves) + u64::from(leased)) * store.insert_cost(LEASE_KEYS, key_len + 8, 0);
+    room
+}
+
+/// The same for the delete of a span, as the store stands. Looks at each of its keys, not at the values.
+pub fn room_for_delete(store: &Store, request: &pb::DeleteRangeRequest) -> u64 {
+    let span = Span::new(&request.key, &request.range_end);
+    let mut cursor = store.view().cursor(LIVE);
+    let mut deletes = Deletes::default();
+    let mut more = cursor.seek(span.start);
+    while more && span.reaches(cursor.key()) {
+        deletes.add(cursor.key().len(), cursor.value().len());
+        more = cursor.next();
+    }
+    deletes.room(store)
+}
+
+/// The same for the keys of a lease.
+pub fn room_for_revoke(store: &Store, id: LeaseId) -> u64 {
+    let mut deletes = Deletes::default();
+    for key in trees::keys_of_lease(store.view(), id) {
+        deletes.add(key.len(), stored_len(store, key));
+    }
+    deletes.room(store)
+}
+
+/// What the keys of one delete amount to.
+#[derive(Default)]
+struct Deletes {
+    keys: u64,
+    longest: usize,
+    /// Bytes that move into `HISTORY` or are new there and in `CHANGES`; a cell in a run of its own moves for free.
+    bytes: u64,
+}
+
+impl Deletes {
+    fn add(&mut self, key_len: usize, cell_len: usize) {
+        self.keys += 1;
+        self.longest = self.longest.max(key_len);
+        self.bytes += 3 * key_len as u64 + (cell_len as u64).min(PAGE) + DELETE_OVERHEAD;
+    }
+
+    fn room(&self, store: &Store) -> u64 {
+        let key_len = self.longest;
+        let path = store.insert_cost(LIVE, key_len, 0)
+            + 2 * store.insert_cost(HISTORY, key_len + 16, PAGE as usize)
+            + store.insert_cost(CHANGES, 16, key_len + 1)
+            + store.insert_cost(LEASE_KEYS, key_len + 8, 0);
+        // One at a time they cost a path each. Many share them: pages of `LIVE` empty as the delete goes on and are
+        // used again; of `HISTORY` and `LEASE_KEYS` each touched page is copied once, no more than there are; what is
+        // added stands in pages at least half full.
+        let leased = self.keys.min(store.view().len(LEASE_KEYS));
+        let copied = ((3 * self.keys + 2 * leased) * PAGE).min(store.used_bytes());
+        self.keys.saturating_mul(path).min(path + copied + 2 * self.bytes)
+    }
+}
+
+/// The same for a transaction, along its costlier branch.
+pub fn room_for_txn(store: &Store, request: &pb::TxnRequest) -> u64 {
+    let branch = |ops: &[pb::RequestOp]| -> u64 {
+        ops.iter()
+            .map(|op| match &op.request {
+                Some(Request::RequestPut(put)) => {
+                    // A value that is kept is stored again.
+                    let kept = if put.ignore_value { stored_len(store, &put.key) } else { put.value.len() };
+                    room_for_put(store, put.key.len(), kept, put.lease != 0 || put.ignore_lease)
+                }
+                Some(Request::RequestDeleteRange(delete)) => room_for_delete(store, delete),
+                Some(Request::RequestTxn(txn)) => room_for_txn(store, txn),
+                _ => 0,
+            })
+            .sum()
+    };
+    branch(&request.success).max(branch(&request.failure))
+}
+
+fn stored_len(store: &Store, key: &[u8]) -> usize {
+    versions::newest(store.view(), key).map_or(0, |cell| cell.stored().len())
+}
+
+/// Page space that applying a request can take at most, bytes. 0 for a request that writes no keys.
+pub fn room(store: &Store, request: &pb::InternalRaftRequest) -> u64 {
+    let mut room = 0;
+    if let Some(put) = &request.put {
+        let kept = if put.ignore_value { stored_len(store, &put.key) } else { put.value.len() };
+        room += room_for_put(store, put.key.len(), kept, put.lease != 0 || put.ignore_lease);
+    }
+    if let Some(delete) = &request.delete_range {
+        room += room_for_delete(store, delete);
+    }
+    if let Some(txn) = &request.txn {
+        room += room_for_txn(store, txn);
+    }
+    if let Some(revoke) = &request.lease_revoke {
+        room += room_for_revoke(store, revoke.id);
+    }
+    room
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(value: usize) -> pb::RequestOp {
+        let put = pb::PutRequest { key: b"k".to_vec(), value: vec![0; value], ..Default::default() };
+        pb::RequestOp { request: Some(Request::RequestPut(put)) }
+    }
+
+    fn nested(txn: pb::TxnRequest) -> pb::RequestOp {
+        pb::RequestOp { request: Some(Request::RequestTxn(txn)) }
+    }
+
+    #[test]
+    fn a_txn_costs_its_larger_branch() {
+        let inner =
+            pb::TxnRequest { success: vec![put(10)], failure: vec![put(3), put(3)], ..Default::default() };
+        assert_eq!(txn_cost(&inner), 2 * 257 + 6);
+        let outer = pb::TxnRequest {
+            success: vec![put(1000)],
+            failure: vec![nested(inner.clone()), put(0)],
+            ..Default::default()
+        };
+        assert_eq!(txn_cost(&outer), 1257);
+        assert!(has_put(&outer) && has_put(&inner));
+        let delete = pb::RequestOp { request: Some(Request::RequestDeleteRange(Default::default())) };
+        let deletes = pb::TxnRequest { success: vec![delete], ..Default::default() };
+        assert_eq!(txn_cost(&deletes), 0);
+        assert!(!has_put(&deletes));
+    }
+
+    #[test]
+    fn the_quota_is_a_strict_bound_that_free_requests_ignore() {
+        assert!(available(10, 89, 100));
+        assert!(!available(10, 90, 100));
+        assert!(available(0, 1000, 100));
+        assert!(available(10, u64::MAX, -1));
+        assert!(available(1, DEFAULT_BYTES - 2, 0) && !available(1, DEFAULT_BYTES - 1, 0));
+    }
+}

@@ -1,0 +1,246 @@
+//! DATA (RFC 9113 section 6.1) and the gRPC messages in it.
+//!
+//! Flow control, stream state and content-length are judged when a frame begins; its bytes are then delivered as they
+//! arrive. A message that lies whole in the input is handed on where it is; others are put together in a buffer of the
+//! stream. Windows are given back at once: what is kept is bounded by the message limit and by
+//! `ASSEMBLY_BYTES_PER_CONNECTION`.
+
+use base::limits;
+
+use super::{Calls, Connection};
+use crate::error::{ErrorCode, Fault};
+use crate::frame::{self, FrameHeader, flag, kind};
+use crate::grpc::{self, PREFIX_BYTES, Refusal};
+
+/// The room a message gets at once when its prefix announces it; more comes as its bytes do.
+const FIRST_ROOM: usize = 64 << 10;
+
+/// A DATA frame whose payload is arriving.
+#[derive(Debug)]
+pub(super) struct DataFrame {
+    stream: u32,
+    /// Bytes of data, and of padding, still to come.
+    left: usize,
+    padding: usize,
+    padded: bool,
+    end: bool,
+    /// Its end was delivered, or it is to be ignored.
+    delivered: bool,
+}
+
+impl DataFrame {
+    /// Bytes of payload before the data: the pad length.
+    pub(super) fn lead(&self) -> usize {
+        usize::from(self.padded)
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.left == 0 && self.padding == 0
+    }
+}
+
+/// The frame can be begun with `available` bytes of its payload.
+pub(super) fn can_begin(header: &FrameHeader, available: usize) -> bool {
+    header.kind == kind::DATA && available >= usize::from(header.has(flag::PADDED))
+}
+
+impl Connection {
+    /// Judges a DATA frame by its header and its pad length, the first byte of `payload`.
+    pub(super) fn begin_data(
+        &mut self,
+        header: &FrameHeader,
+        payload: &[u8],
+        calls: &mut impl Calls,
+    ) -> Result<DataFrame, Fault> {
+        let stream = header.stream;
+        let padded = header.has(flag::PADDED);
+        let padding = if padded { payload.first().map_or(usize::MAX, |&p| usize::from(p)) } else { 0 };
+        let lead = usize::from(padded);
+        let Some(left) = header.length.checked_sub(lead).and_then(|n| n.checked_sub(padding)) else {
+            return Err(Fault::protocol("padding longer than its frame"));
+        };
+        if self.is_idle(stream) {
+            return Err(Fault::protocol("DATA on an idle stream"));
+        }
+        if !self.window.take(header.length) {
+            return Err(Fault::Connection(
+                ErrorCode::FLOW_CONTROL_ERROR,
+                "DATA beyond the connection's window",
+            ));
+        }
+        if let Some(increment) = self.window.give_back() {
+            frame::put_window_update(self.out.output.tail(), 0, increment);
+        }
+        let end = header.has(flag::END_STREAM);
+        if header.length == lead + padding && !end {
+            self.count_control("empty DATA frames flood")?;
+        }
+        let mut data = DataFrame { stream, left, padding, padded, end, delivered: false };
+        if let Err(code) = self.admit_data(header, left) {
+            data.delivered = true;
+            if let Some(code) = code {
+                self.stream_fault(stream, code, calls)?;
+            }
+        }
+        Ok(data)
+    }
+
+    /// The stream's part of the judgement. Err: ignore the frame, and reset the stream if there is a code.
+    #[inline]
+    fn admit_data(&mut self, header: &FrameHeader, data_bytes: usize) -> Result<(), Option<ErrorCode>> {
+        let Some(stream) = self.out.streams.get_mut(header.stream) else {
+            let ours = self.out.resets.contains(header.stream);
+            return Err(if ours { None } else { Some(ErrorCode::STREAM_CLOSED) });
+        };
+        if stream.remote_closed {
+            return Err(Some(ErrorCode::STREAM_CLOSED));
+        }
+        if !stream.receive.take(header.length) {
+            return Err(Some(ErrorCode::FLOW_CONTROL_ERROR));
+        }
+        let end = header.has(flag::END_STREAM);
+        if stream.body_left != u64::MAX {
+            let Some(left) = stream.body_left.checked_sub(data_bytes as u64) else {
+                return Err(Some(ErrorCode::PROTOCOL_ERROR));
+            };
+            stream.body_left = left;
+            if end && left != 0 {
+                return Err(Some(ErrorCode::PROTOCOL_ERROR));
+            }
+        }
+        if !end
+            && !stream.answered
+            && let Some(increment) = stream.receive.give_back()
+        {
+            frame::put_window_update(self.out.output.tail(), header.stream, increment);
+        }
+        Ok(())
+    }
+
+    /// Delivers what `rest` holds of a frame, and advances it.
+    #[inline]
+    pub(super) fn data_arrived(&mut self, data: &mut DataFrame, rest: &mut &[u8], calls: &mut impl Calls) {
+        let (chunk, after) = rest.split_at(data.left.min(rest.len()));
+        data.left -= chunk.len();
+        let padding = data.padding.min(after.len());
+        data.padding -= if data.left == 0 { padding } else { 0 };
+        *rest = if data.left == 0 { &after[padding..] } else { after };
+        if data.delivered {
+            return;
+        }
+        let fin = data.end && data.left == 0;
+        data.delivered = data.left == 0;
+        if fin || !chunk.is_empty() {
+            self.deliver(data.stream, chunk, fin, calls);
+        }
+    }
+
+    /// Hands the messages in `chunk` on. `fin`: the stream's last bytes.
+    pub(super) fn deliver(&mut self, id: u32, chunk: &[u8], fin: bool, calls: &mut impl Calls) {
+        match self.messages(id, chunk, fin, calls) {
+            Ok(()) if fin => self.half_close(id, calls),
+            Ok(()) => {}
+            Err((code, text)) => {
+                if fin && let Some(stream) = self.out.streams.get_mut(id) {
+                    stream.remote_closed = true;
+                }
+                self.out.fail(id, code, &text);
+                calls.cancelled(&mut self.out, id);
+            }
+        }
+    }
+
+    fn half_close(&mut self, id: u32, calls: &mut impl Calls) {
+        let Some(stream) = self.out.streams.get_mut(id) else { return };
+        stream.remote_closed = true;
+        if stream.answered {
+            return;
+        }
+        if !stream.assembly.is_empty() {
+            self.out.fail(id, grpc::code::INTERNAL, "unexpected EOF");
+            return calls.cancelled(&mut self.out, id);
+        }
+        calls.half_close(&mut self.out, id);
+    }
+
+    #[inline]
+    fn messages(&mut self, id: u32, chunk: &[u8], fin: bool, calls: &mut impl Calls) -> Result<(), Refusal> {
+        let max = self.limits.max_message_bytes;
+        let mut chunk = chunk;
+        while !chunk.is_empty() {
+            // Looked up each time: the owner may have answered, and so closed the stream, in the last call.
+            let Some(stream) = self.out.streams.get_mut(id).filter(|s| !s.answered) else { return Ok(()) };
+            if stream.plain {
+                calls.plain_body(&mut self.out, id, chunk);
+                return Ok(());
+            }
+            if !stream.assembly.is_empty() {
+                chunk = self.assemble(id, chunk, fin, calls)?;
+                continue;
+            }
+            if chunk.len() >= PREFIX_BYTES {
+                let length = grpc::check_prefix(chunk, max)?;
+                if chunk.len() >= PREFIX_BYTES + length {
+                    let (message, after) = chunk[PREFIX_BYTES..].split_at(length);
+                    // The last message of a call is answered as one whose client has ended.
+                    stream.remote_closed = fin && after.is_empty();
+                    calls.message(&mut self.out, id, message);
+                    chunk = after;
+                    continue;
+                }
+            }
+            let buffer = self.out.spare_buffer();
+            self.out.streams.get_mut(id).expect("looked up before").assembly = buffer;
+            chunk = self.assemble(id, chunk, fin, calls)?;
+        }
+        Ok(())
+    }
+
+    /// Adds to the unfinished message of a stream; hands it on when it is whole. Returns what is left of `chunk`.
+    fn assemble<'c>(
+        &mut self,
+        id: u32,
+        chunk: &'c [u8],
+        fin: bool,
+        calls: &mut impl Calls,
+    ) -> Result<&'c [u8], Refusal> {
+        let stream = self.out.streams.get_mut(id).expect("looked up before");
+        let mut rest = chunk;
+        let mut fill = |assembly: &mut Vec<u8>, to: usize| {
+            let n = to.saturating_sub(assembly.len()).min(rest.len());
+            assembly.extend_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            n
+        };
+        let mut added = fill(&mut stream.assembly, PREFIX_BYTES);
+        let mut whole = false;
+        let mut judged = Ok(0);
+        if stream.assembly.len() >= PREFIX_BYTES {
+            judged = grpc::check_prefix(&stream.assembly, self.limits.max_message_bytes);
+            if let Ok(length) = judged {
+                let need = PREFIX_BYTES + length;
+                if stream.assembly.len() == PREFIX_BYTES {
+                    stream.assembly.reserve(length.min(FIRST_ROOM));
+                }
+                added += fill(&mut stream.assembly, need);
+                whole = stream.assembly.len() == need;
+            }
+        }
+        self.out.assembled_bytes += added;
+        judged?;
+        if self.out.assembled_bytes > limits::ASSEMBLY_BYTES_PER_CONNECTION {
+            return Err((
+                grpc::code::RESOURCE_EXHAUSTED,
+                "too many bytes of unfinished messages".to_string(),
+            ));
+        }
+        if whole {
+            let message = std::mem::take(&mut stream.assembly);
+            stream.remote_closed = fin && rest.is_empty();
+            self.out.assembled_bytes -= message.len();
+            calls.message(&mut self.out, id, &message[PREFIX_BYTES..]);
+            self.out.keep_buffer(message);
+        }
+        Ok(rest)
+    }
+}

@@ -1,0 +1,293 @@
+//! The open streams of a connection (RFC 9113 section 5.1): a slab, and an open-addressed index by stream id. Both
+//! halves use it, the server's with `Stream`, the client's with its own state.
+//!
+//! Idle and closed streams are not here: an id above the last one seen is idle, any other that isn't found is closed.
+//! A client's ids are consecutive odd numbers: a multiplicative hash spreads them evenly, so that runs in the index stay
+//! short (the id itself as hash would make one run of all streams, and every removal walks its run to the end).
+
+use base::Millis;
+
+use crate::hpack::encoder::ContentType;
+use crate::methods::MethodIndex;
+use crate::output::Batch;
+use crate::window::{Balance, ReceiveWindow};
+
+/// What ends a stream after its backlog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// gRPC trailers.
+    Status(u8, Box<str>),
+    /// END_STREAM, for answers that aren't gRPC.
+    Plain,
+}
+
+pub(crate) struct Stream {
+    pub id: u32,
+    pub method: MethodIndex,
+    pub content_type: ContentType,
+    /// Not gRPC.
+    pub plain: bool,
+    /// The client sent END_STREAM.
+    pub remote_closed: bool,
+    pub headers_sent: bool,
+    /// The last word was given; the owner hears no more of this stream.
+    pub answered: bool,
+    /// In the queue of streams with a backlog that could go on.
+    pub in_turn: bool,
+    /// In the list of streams whose producer waits.
+    pub hungry: bool,
+    /// The prefix of a sized message goes with its first bytes.
+    pub prefix_due: bool,
+    pub send: Balance,
+    pub receive: ReceiveWindow,
+    /// Bytes of a message begun with `open_sized` that were not handed over yet.
+    pub sized_left: usize,
+    pub sized_bytes: usize,
+    /// Bytes of body that `content-length` still promises; u64::MAX when it promised nothing.
+    pub body_left: u64,
+    /// Millis::MAX: none.
+    pub deadline: Millis,
+    pub opened_at: Millis,
+    /// The owner's word.
+    pub word: u64,
+    /// An unfinished message, from its prefix on.
+    pub assembly: Vec<u8>,
+    /// DATA that waits for a window; never empty when there.
+    pub backlog: Option<Box<Batch>>,
+    pub ending: Option<Ending>,
+}
+
+impl Stream {
+    pub(crate) fn new(id: u32, window: u32, now: Millis) -> Stream {
+        Stream {
+            id,
+            method: 0,
+            content_type: ContentType::Grpc,
+            plain: false,
+            remote_closed: false,
+            headers_sent: false,
+            answered: false,
+            in_turn: false,
+            hungry: false,
+            prefix_due: false,
+            send: Balance::default(),
+            receive: ReceiveWindow::new(window),
+            sized_left: 0,
+            sized_bytes: 0,
+            body_left: u64::MAX,
+            deadline: Millis::MAX,
+            opened_at: now,
+            word: 0,
+            assembly: Vec::new(),
+            backlog: None,
+            ending: None,
+        }
+    }
+}
+
+/// Index entries at first: most connections carry a stream or two.
+const LEAST: usize = 8;
+
+pub(crate) struct Streams<T = Stream> {
+    slots: Vec<Option<T>>,
+    free: Vec<u32>,
+    /// (stream id, slot), id 0 where empty; linear probing, at most half full, a power of two long.
+    index: Vec<(u32, u32)>,
+    len: usize,
+}
+
+impl<T> Streams<T> {
+    pub(crate) fn new() -> Streams<T> {
+        Streams { slots: Vec::new(), free: Vec::new(), index: vec![(0, 0); LEAST], len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn home(&self, id: u32) -> usize {
+        // 2^32 over the golden ratio; the upper bits are the best mixed.
+        let hash = (id >> 1).wrapping_mul(0x9e37_79b1);
+        (hash >> (32 - self.index.len().trailing_zeros())) as usize
+    }
+
+    #[inline]
+    fn position(&self, id: u32) -> Option<usize> {
+        debug_assert!(id != 0);
+        let mask = self.index.len() - 1;
+        let mut at = self.home(id);
+        loop {
+            match self.index[at].0 {
+                found if found == id => return Some(at),
+                0 => return None,
+                _ => at = (at + 1) & mask,
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: u32) -> Option<&T> {
+        if id == 0 {
+            return None;
+        }
+        self.position(id).and_then(|at| self.slots[self.index[at].1 as usize].as_ref())
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut T> {
+        if id == 0 {
+            return None;
+        }
+        self.position(id).and_then(|at| self.slots[self.index[at].1 as usize].as_mut())
+    }
+
+    pub(crate) fn insert(&mut self, id: u32, stream: T) {
+        assert!(id != 0 && self.position(id).is_none(), "a stream id is opened once");
+        if (self.len + 1) * 2 > self.index.len() {
+            self.resize(self.index.len() * 2);
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(stream);
+                slot
+            }
+            None => {
+                self.slots.push(Some(stream));
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.place(id, slot);
+        self.len += 1;
+    }
+
+    fn place(&mut self, id: u32, slot: u32) {
+        let mask = self.index.len() - 1;
+        let mut at = self.home(id);
+        while self.index[at].0 != 0 {
+            at = (at + 1) & mask;
+        }
+        self.index[at] = (id, slot);
+    }
+
+    fn resize(&mut self, entries: usize) {
+        let old = std::mem::replace(&mut self.index, vec![(0, 0); entries]);
+        for (id, slot) in old {
+            if id != 0 {
+                self.place(id, slot);
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: u32) -> Option<T> {
+        if id == 0 {
+            return None;
+        }
+        let mut hole = self.position(id)?;
+        let slot = self.index[hole].1;
+        // Close the gap: move back every follower whose home does not lie behind the hole.
+        let mask = self.index.len() - 1;
+        let mut at = hole;
+        loop {
+            at = (at + 1) & mask;
+            let (other, _) = self.index[at];
+            if other == 0 {
+                break;
+            }
+            let home = self.home(other);
+            if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+                self.index[hole] = self.index[at];
+                hole = at;
+            }
+        }
+        self.index[hole] = (0, 0);
+        self.len -= 1;
+        let stream = self.slots[slot as usize].take();
+        if self.len == 0 && self.slots.len() > 1024 {
+            // A burst is over.
+            *self = Streams::new();
+        } else {
+            self.free.push(slot);
+        }
+        stream
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().flatten()
+    }
+
+    /// Ids of all open streams, ascending.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.index.iter().map(|(id, _)| *id).filter(|id| *id != 0).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+/// The streams that we reset lately: what the peer sent before it heard of it is ignored.
+#[derive(Default)]
+pub(crate) struct RecentResets {
+    ids: [u32; 32],
+    next: usize,
+}
+
+impl RecentResets {
+    pub(crate) fn add(&mut self, id: u32) {
+        self.ids[self.next] = id;
+        self.next = (self.next + 1) % self.ids.len();
+    }
+
+    pub(crate) fn contains(&self, id: u32) -> bool {
+        self.ids.contains(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::Random;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_table_equals_a_map_under_random_use() {
+        let mut random = Random::new(9);
+        let mut streams: Streams = Streams::new();
+        let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut next_id = 1;
+        for step in 0..60_000u64 {
+            // Phases of growth and of decline; some streams live long, as watches do.
+            let growing = step / 5000 % 2 == 0;
+            if model.is_empty() || random.below(10) < if growing { 6 } else { 3 } {
+                let mut stream = Stream::new(next_id, 65_535, 0);
+                stream.word = step;
+                streams.insert(next_id, stream);
+                model.insert(next_id, step);
+                next_id += 2 * (1 + random.below(3) as u32);
+            } else {
+                let pick = random.below(u64::from(next_id)) as u32;
+                let id = model
+                    .range(pick..)
+                    .next()
+                    .or_else(|| model.iter().next_back())
+                    .map(|(id, _)| *id)
+                    .unwrap();
+                assert_eq!(streams.remove(id).map(|s| s.word), model.remove(&id));
+                assert!(streams.remove(id).is_none());
+            }
+            assert_eq!(streams.len(), model.len());
+            let probe = random.below(u64::from(next_id)) as u32 | 1;
+            assert_eq!(streams.get(probe).map(|s| s.word), model.get(&probe).copied());
+        }
+        for (id, word) in &model {
+            assert_eq!(streams.get_mut(*id).map(|s| s.word), Some(*word));
+        }
+        assert_eq!(streams.ids(), model.keys().copied().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn recent_resets_forget_the_oldest() {
+        let mut recent = RecentResets::default();
+        (0..40).for_each(|i| recent.add(2 * i + 1));
+        assert!(!recent.contains(1) && recent.contains(79) && recent.contains(17));
+    }
+}

@@ -1,0 +1,167 @@
+//! What goes into the replica and what comes out: two closed enums. Everything that the world does to the log core
+//! is an [`Event`]; everything that it wants done is an [`Action`]. That is what makes it simulatable.
+
+use std::sync::Arc;
+
+use base::{CallToken, LeaseId, Millis};
+use mvcc::event::EventBatch;
+use prost::Message;
+use proto::Error;
+use proto::etcdserverpb as pb;
+
+/// A write on its way into the log.
+pub struct Proposal {
+    /// Who waits for the outcome; `None` when nobody does.
+    pub token: Option<CallToken>,
+    pub request: Request,
+}
+
+/// What is proposed. Kept as the message itself: the replica adds the header and encodes it.
+pub struct Request(pub pb::InternalRaftRequest);
+
+pub enum Event {
+    Propose(Proposal),
+    /// A linearizable read that arrived: passed once a round that began after this has confirmed the leader.
+    Barrier {
+        token: CallToken,
+    },
+    LeaseRenew {
+        token: CallToken,
+        id: LeaseId,
+    },
+    LeaseTimeToLive {
+        token: CallToken,
+        id: LeaseId,
+        keys: bool,
+    },
+    LeaseList {
+        token: CallToken,
+    },
+    Defragment {
+        token: CallToken,
+    },
+    MoveLeader {
+        token: CallToken,
+        target: u64,
+    },
+    /// A shard found no room under the quota: raise the alarm.
+    OverQuota,
+    LogWritten {
+        seq: u64,
+        buffer: disk::AlignedBuf,
+    },
+    SegmentReady(wal::SegmentReady),
+    /// The disk had no room for a segment: ask again later, and stop admitting growth meanwhile.
+    SegmentRefused,
+    CompactionHashed(mvcc::hash::KeyValueHash),
+    /// Cold pages were given back to the system.
+    ColdDropped(tree::DropDone),
+    Checkpointed(tree::CheckpointDone),
+    /// Time passes; also what drives elections, leases, checkpoints and compaction.
+    Tick {
+        now: Millis,
+    },
+    /// Stop accepting proposals and make the last checkpoint.
+    Stop,
+}
+
+pub enum Action {
+    /// Write durably, then report [`Event::LogWritten`]. A failure ends the process (law 8).
+    WriteLog(wal::Write),
+    /// For the helper pool; then [`Event::SegmentReady`].
+    PrepareSegment(wal::SegmentJob),
+    /// For the helper pool; then [`Event::Checkpointed`].
+    Checkpoint(tree::CheckpointJob),
+    /// For the helper pool, before anything is removed; then [`Event::CompactionHashed`].
+    HashCompaction(HashJob),
+    /// For the helper pool; then [`Event::ColdDropped`].
+    DropCold(tree::DropJob),
+    /// For the helper pool; no answer.
+    Populate(tree::PopulateJob),
+    Outcome(Outcome),
+    /// What the batch just published changed; for every shard.
+    Events(Arc<EventBatch>),
+    /// This member's name and URLs are known to the cluster: time to say that it serves.
+    Ready,
+    /// Everything asked for by [`Event::Stop`] is done.
+    Stopped,
+    /// A line for the log.
+    Note(Note),
+}
+
+/// Things that an operator wants to read about, with the numbers that matter.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Note {
+    BecameLeader { term: u64 },
+    CompactionScheduled { revision: i64 },
+    CompactionFinished { revision: i64 },
+    CheckpointStarted { dirty_bytes: u64 },
+    CheckpointFinished { index: u64 },
+    AlarmRaised { alarm: &'static str, member: u64 },
+    AlarmDisarmed { alarm: &'static str, member: u64 },
+    ClusterVersion { version: String },
+    LeaseExpired { id: LeaseId },
+    NoRoomOnDisk { wanted_bytes: u64 },
+}
+
+/// The end of a call that went through the log core.
+pub struct Outcome {
+    pub token: CallToken,
+    pub result: Result<Response, Error>,
+}
+
+/// Answers, with `header.revision` filled where apply decides it; the shard fills the ids and the term.
+pub enum Response {
+    Barrier,
+    Put(pb::PutResponse),
+    DeleteRange(pb::DeleteRangeResponse),
+    Txn(pb::TxnResponse),
+    Compact(pb::CompactionResponse),
+    LeaseGrant(pb::LeaseGrantResponse),
+    LeaseRevoke(pb::LeaseRevokeResponse),
+    /// The TTL that a renewal granted; `None` when there is no such lease.
+    LeaseRenewed {
+        id: LeaseId,
+        ttl_s: Option<i64>,
+        revision: i64,
+    },
+    LeaseTimeToLive(pb::LeaseTimeToLiveResponse),
+    LeaseList(pb::LeaseLeasesResponse),
+    Alarm(pb::AlarmResponse),
+    Defragmented,
+    LeaderMoved,
+}
+
+impl Request {
+    /// The entry's bytes: the request with a header that carries `id`.
+    pub fn encode_with(&self, id: u64) -> Vec<u8> {
+        // The header has the highest field number among the requests that are common, so it goes last.
+        let mut data = Vec::with_capacity(self.0.encoded_len() + 16);
+        self.0.encode(&mut data).expect("a vector grows");
+        let header = pb::InternalRaftRequest {
+            header: Some(pb::RequestHeader { id, ..Default::default() }),
+            ..Default::default()
+        };
+        header.encode(&mut data).expect("a vector grows");
+        data
+    }
+}
+
+/// Hashes the history that a compaction is about to thin out, on a pinned snapshot.
+pub struct HashJob {
+    reader: tree::Reader,
+    previous: i64,
+    revision: i64,
+}
+
+impl HashJob {
+    pub(crate) fn new(reader: tree::Reader, compaction: &mvcc::Compaction) -> HashJob {
+        HashJob { reader, previous: compaction.previous, revision: compaction.revision }
+    }
+
+    /// Blocks for as long as reading the whole history takes.
+    pub fn run(self) -> mvcc::hash::KeyValueHash {
+        let snapshot = self.reader.pin();
+        mvcc::hash::compaction_hash(snapshot.view(), self.previous, self.revision)
+    }
+}

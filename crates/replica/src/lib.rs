@@ -1,0 +1,25 @@
+//! The log core's machine: raft, log and store, driven by events and asking for actions.
+//!
+//! Everything here is a pure function of the events that come in: no `async`, no system call, no clock, no
+//! randomness of its own. Start-up ([`open`]) reads files through `disk`'s traits and is the only part that waits.
+//! Must not know HTTP, gRPC, TLS or sockets.
+
+mod apply;
+mod autocompact;
+mod checkpoint;
+mod cluster;
+mod compaction;
+mod event;
+mod machine;
+mod open;
+mod published;
+mod state;
+mod storage;
+
+pub use autocompact::AutoCompaction;
+pub use checkpoint::Policy as CheckpointPolicy;
+pub use cluster::{Member, cluster_id, founding_member};
+pub use event::{Action, Event, HashJob, Note, Outcome, Proposal, Request, Response};
+pub use machine::{Options, Replica};
+pub use open::{OpenError, OpenReport, Start, open};
+pub use published::{Published, QUOTA_DEFAULT_BYTES};

@@ -1,0 +1,195 @@
+//! Start-up: from the files of a data directory to a replica that can take its first event.
+//!
+//! The only part of this crate that waits for a disk. It decides between founding and recovering, checks that log
+//! and store meet without a gap, and never repairs anything by guessing: what does not fit is refused in one line.
+
+use std::sync::Arc;
+
+use base::{Index, MemberId, Term};
+use disk::Files;
+use prost::Message;
+use proto::raftpb;
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
+use raft::{Config, RawNode};
+
+use crate::cluster::{self, Member};
+use crate::machine::{Options, Replica};
+use crate::published::Published;
+use crate::state::State;
+use crate::storage::Log;
+
+/// Where the data file and the log stand in the data directory.
+const DATA_FILE: &str = "data";
+const LOG_DIR: &str = "log";
+
+/// What this process was told to be.
+pub struct Start {
+    pub options: Options,
+    pub quota_config_bytes: i64,
+    pub tree: tree::Options,
+    pub wal: wal::Options,
+    /// Entropy for ids: differs between any two starts.
+    pub boot: u64,
+}
+
+/// What start-up found, for the log.
+pub struct OpenReport {
+    pub founded: bool,
+    pub member_id: MemberId,
+    pub cluster_id: MemberId,
+    pub applied: Index,
+    pub replayed_entries: usize,
+    pub store: tree::OpenReport,
+    pub cut: Option<wal::Cut>,
+}
+
+#[derive(Debug)]
+pub enum OpenError {
+    Store(tree::OpenError),
+    Log(wal::WalError),
+    /// Store and log do not belong together.
+    Gap {
+        applied: Index,
+        first: Index,
+    },
+    Io(std::io::Error),
+    Raft(String),
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OpenError::Store(error) => error.fmt(f),
+            OpenError::Log(error) => error.fmt(f),
+            OpenError::Gap { applied, first } => write!(
+                f,
+                "the store has applied entries up to {applied}, but the log begins at {first}: a part of the log is \
+                 missing; restore the data directory from a backup, or remove this member and add it again"
+            ),
+            OpenError::Io(error) => write!(f, "cannot prepare the data directory: {error}"),
+            OpenError::Raft(error) => write!(f, "raft refuses the recovered state: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// Opens or founds the member that lives in `files`.
+pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport), OpenError> {
+    let store =
+        tree::Store::open(&*files, DATA_FILE, &mvcc::trees::SPECS, start.tree).map_err(OpenError::Store)?;
+    let (mut wal, recovered) = wal::Wal::recover(files, LOG_DIR, start.wal).map_err(OpenError::Log)?;
+    let (applied, applied_term) = mvcc::stamp::applied(store.stamp());
+    let founded = applied == 0 && recovered.entries.is_empty();
+
+    let mut entries: Vec<Entry> = recovered
+        .entries
+        .into_iter()
+        .filter(|entry| entry.index > applied)
+        .map(|entry| raft_entry(entry.term, entry.index, entry.kind, entry.data))
+        .collect();
+    if let Some(first) = entries.first()
+        && first.index != applied + 1
+    {
+        return Err(OpenError::Gap { applied, first: first.index });
+    }
+    let mut hard_state = HardState {
+        term: recovered.hard_state.term,
+        vote: recovered.hard_state.vote,
+        commit: recovered.hard_state.commit,
+        ..HardState::default()
+    };
+    if founded {
+        let entry = founding_entry(&start.options.member);
+        hard_state.term = entry.term;
+        hard_state.commit = entry.index;
+        wal.append(wal::Record::Entry { term: entry.term, index: entry.index, kind: 1, data: &entry.data });
+        let hard_state = wal::HardState { term: entry.term, vote: 0, commit: entry.index };
+        wal.append(wal::Record::HardState(hard_state));
+        entries.push(entry);
+    }
+    let last = entries.last().map_or((applied, applied_term), |entry| (entry.index, entry.term));
+    // Commit advances are not always written, and the store is durable only up to what was committed.
+    hard_state.commit = hard_state.commit.max(applied).min(last.0);
+    hard_state.term = hard_state.term.max(last.1);
+
+    let identity = match identity(&store, &entries) {
+        Some(identity) => identity,
+        None => (start.options.member.id, cluster::cluster_id(&[start.options.member.id])),
+    };
+    let mut options = start.options;
+    options.member.id = identity.0;
+    let conf_state = State::load_conf_state(&store)
+        .unwrap_or_else(|| ConfState { voters: vec![identity.0], ..ConfState::default() });
+    let published = Arc::new(Published::new(identity.1, identity.0, start.quota_config_bytes));
+    let report = OpenReport {
+        founded,
+        member_id: identity.0,
+        cluster_id: identity.1,
+        applied,
+        replayed_entries: entries.len(),
+        store: store.report().clone(),
+        cut: recovered.cut,
+    };
+
+    let config = Config {
+        id: identity.0,
+        election_tick: (options.election_ms / options.heartbeat_ms).max(2) as usize,
+        heartbeat_tick: 1,
+        applied,
+        max_size_per_msg: 1 << 20,
+        max_inflight_msgs: 512,
+        check_quorum: true,
+        pre_vote: true,
+        ..Config::default()
+    };
+    let alone = conf_state.voters == [identity.0];
+    let log = Log::new(hard_state, conf_state, (applied, applied_term), entries);
+    let logger = slog::Logger::root(slog::Discard, slog::o!());
+    let mut raft = RawNode::new(&config, log, &logger).map_err(|e| OpenError::Raft(e.to_string()))?;
+    if alone {
+        // Nobody else can win: no reason to wait for an election timeout.
+        raft.campaign().map_err(|e| OpenError::Raft(e.to_string()))?;
+    }
+    let min_ttl_s = lease::min_ttl_s(options.election_ms / options.heartbeat_ms, options.heartbeat_ms);
+    let lease_options = lease::Options { min_ttl_s, checkpoint_interval_s: None };
+    let state = State::load(store, published.clone(), lease_options, identity);
+    Ok((Replica::assemble(raft, wal, state, published, options, start.boot), report))
+}
+
+/// etcd's log begins with the configuration change that adds its founder, in term 1.
+fn founding_entry(member: &Member) -> Entry {
+    // The attributes come with an entry of their own, once the member serves.
+    let context = bbolt::schema::member_value(&Member {
+        name: member.name.clone(),
+        client_urls: Vec::new(),
+        ..member.clone()
+    });
+    let change = raftpb::ConfChange {
+        id: 0,
+        r#type: raftpb::ConfChangeType::ConfChangeAddNode as i32,
+        node_id: member.id,
+        context,
+    };
+    raft_entry(1, 1, 1, change.encode_to_vec())
+}
+
+fn raft_entry(term: Term, index: Index, kind: u8, data: Vec<u8>) -> Entry {
+    let entry_type = match kind {
+        0 => EntryType::EntryNormal,
+        1 => EntryType::EntryConfChange,
+        2 => EntryType::EntryConfChangeV2,
+        _ => panic!("the log holds an entry of unknown kind {kind}: recovery lets none through"),
+    };
+    Entry { term, index, entry_type, data: data.into(), ..Entry::default() }
+}
+
+/// (member, cluster) of an existing directory: from the store, or, before its first checkpoint, from the log.
+fn identity(store: &tree::Store, entries: &[Entry]) -> Option<(MemberId, MemberId)> {
+    if let Some(identity) = State::load_identity(store) {
+        return Some(identity);
+    }
+    let first = entries.first().filter(|entry| entry.index == 1)?;
+    let change = raftpb::ConfChange::decode(first.data.clone()).ok()?;
+    Some((change.node_id, cluster::cluster_id(&[change.node_id])))
+}

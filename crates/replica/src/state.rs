@@ -1,0 +1,425 @@
+//! The replicated state around the keys: members, cluster version, alarms, leases; and the store itself.
+//!
+//! Everything durable stands in the store's trees; what is kept in memory beside them (alarms, the lease schedule)
+//! is rebuilt from them at start.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use base::{CallToken, Index, LeaseId, MemberId, Millis, Term};
+use bbolt::schema;
+use lease::{Lessor, Renewal, TimeToLive};
+use mvcc::trees;
+use proto::errors::{self, Error};
+use proto::etcdserverpb as pb;
+use proto::leasepb;
+use raft::eraftpb::ConfState;
+
+use crate::event::{Action, Note, Outcome, Response};
+use crate::published::Published;
+
+/// Names in the META tree that are not etcd's own.
+const MEMBER_ID: &[u8] = b"mainstay.memberId";
+const CLUSTER_ID: &[u8] = b"mainstay.clusterId";
+
+pub struct State {
+    pub store: tree::Store,
+    pub(crate) published: Arc<Published>,
+    pub(crate) lessor: Lessor,
+    /// (kind, member): what the ALARMS tree holds.
+    pub(crate) alarms: BTreeSet<(i32, MemberId)>,
+    /// Alarms proposed and not yet applied.
+    pub alarm_in_flight: HashSet<i32>,
+    /// Renewals of leases that expired and are not revoked yet.
+    waiting_renewals: Vec<(CallToken, LeaseId)>,
+    pub(crate) compactions: crate::compaction::Compactions,
+    pub(crate) work: mvcc::Work,
+    defragments: Vec<CallToken>,
+    /// Changed since the last publication.
+    pub(crate) dirty: bool,
+}
+
+impl State {
+    pub fn load(
+        mut store: tree::Store,
+        published: Arc<Published>,
+        lease_options: lease::Options,
+        identity: (MemberId, MemberId),
+    ) -> State {
+        if mvcc::stamp::initialise(&mut store) {
+            store.insert(trees::META, MEMBER_ID, &schema::u64_value(identity.0));
+            store.insert(trees::META, CLUSTER_ID, &schema::u64_value(identity.1));
+            store.publish();
+        }
+        let stored = stored_leases(store.view());
+        let alarms = stored_alarms(store.view());
+        State {
+            store,
+            published,
+            lessor: Lessor::recover(lease_options, stored),
+            alarms,
+            alarm_in_flight: HashSet::new(),
+            waiting_renewals: Vec::new(),
+            compactions: Default::default(),
+            work: mvcc::Work::default(),
+            defragments: Vec::new(),
+            dirty: false,
+        }
+    }
+
+    pub fn load_identity(store: &tree::Store) -> Option<(MemberId, MemberId)> {
+        let read = |name| schema::parse_u64(store.view().get(trees::META, name)?).ok();
+        Some((read(MEMBER_ID)?, read(CLUSTER_ID)?))
+    }
+
+    pub fn load_conf_state(store: &tree::Store) -> Option<ConfState> {
+        let stored = store.view().get(trees::META, schema::meta::CONF_STATE)?;
+        let stored = schema::parse_conf_state(stored).ok()?;
+        Some(ConfState {
+            voters: stored.voters,
+            learners: stored.learners,
+            voters_outgoing: stored.voters_outgoing,
+            learners_next: stored.learners_next,
+            auto_leave: stored.auto_leave,
+            ..ConfState::default()
+        })
+    }
+
+    pub fn save_conf_state(&mut self, conf_state: &ConfState) {
+        let value = schema::conf_state_value(&schema::ConfState {
+            voters: conf_state.voters.clone(),
+            learners: conf_state.learners.clone(),
+            voters_outgoing: conf_state.voters_outgoing.clone(),
+            learners_next: conf_state.learners_next.clone(),
+            auto_leave: conf_state.auto_leave,
+        });
+        self.store.insert(trees::META, schema::meta::CONF_STATE, &value);
+        self.dirty = true;
+    }
+
+    // --- where apply stands ---
+
+    pub fn applied(&self) -> Index {
+        mvcc::stamp::applied(self.store.stamp()).0
+    }
+
+    pub fn applied_term(&self) -> Term {
+        mvcc::stamp::applied(self.store.stamp()).1
+    }
+
+    pub fn set_applied(&mut self, index: Index, term: Term) {
+        mvcc::stamp::set_applied(&mut self.store, index, term);
+        self.dirty = true;
+    }
+
+    pub fn revision(&self) -> i64 {
+        mvcc::stamp::current(self.store.stamp())
+    }
+
+    /// Makes the batch visible and lets its events go. True when there was one.
+    pub fn publish(&mut self, actions: &mut Vec<Action>) -> bool {
+        if !self.dirty {
+            return false;
+        }
+        self.dirty = false;
+        self.store.publish();
+        if let Some(batch) = self.work.events.take() {
+            actions.push(Action::Events(Arc::new(batch)));
+        }
+        true
+    }
+
+    pub fn answer(&mut self, token: CallToken, result: Result<Response, Error>, actions: &mut Vec<Action>) {
+        if let Ok(Response::Compact(_)) = &result
+            && self.compactions.wait_if_physical(token)
+        {
+            return;
+        }
+        actions.push(Action::Outcome(Outcome { token, result }));
+    }
+
+    // --- members ---
+
+    /// What the `raft` crate must be told of a change, after the members tree was updated.
+    pub fn apply_conf_change(&mut self, data: &[u8]) -> raft::eraftpb::ConfChange {
+        use proto::raftpb::{ConfChange, ConfChangeType};
+        let change: ConfChange = prost::Message::decode(data).unwrap_or_else(|error| {
+            panic!("a configuration change that was committed does not parse: {error}")
+        });
+        let kind = match change.r#type() {
+            ConfChangeType::ConfChangeAddNode => raft::eraftpb::ConfChangeType::AddNode,
+            ConfChangeType::ConfChangeRemoveNode => raft::eraftpb::ConfChangeType::RemoveNode,
+            ConfChangeType::ConfChangeAddLearnerNode => raft::eraftpb::ConfChangeType::AddLearnerNode,
+            // Only URLs change; to raft it is the member that is there already.
+            ConfChangeType::ConfChangeUpdateNode => raft::eraftpb::ConfChangeType::AddNode,
+        };
+        if let Ok(member) = schema::parse_member(&change.context) {
+            assert_eq!(member.id, change.node_id, "the change names one member");
+            self.put_member(&member);
+        }
+        raft::eraftpb::ConfChange { change_type: kind, node_id: change.node_id, ..Default::default() }
+    }
+
+    fn put_member(&mut self, member: &schema::Member) {
+        self.store.insert(trees::MEMBERS, &schema::member_key(member.id), &schema::member_value(member));
+        self.dirty = true;
+    }
+
+    fn member(&self, id: MemberId) -> Option<schema::Member> {
+        let stored = self.store.view().get(trees::MEMBERS, &schema::member_key(id))?;
+        schema::parse_member(stored).ok()
+    }
+
+    pub fn set_attributes(&mut self, request: proto::membershippb::ClusterMemberAttrSetRequest) {
+        let Some(mut member) = self.member(request.member_id) else { return };
+        let attributes = request.member_attributes.unwrap_or_default();
+        member.name = attributes.name;
+        member.client_urls = attributes.client_urls;
+        self.put_member(&member);
+    }
+
+    /// Whether the cluster knows this member's name: then it may say that it serves.
+    pub fn is_announced(&self, id: MemberId) -> bool {
+        self.member(id).is_some_and(|member| !member.name.is_empty()) && self.cluster_version().is_some()
+    }
+
+    pub fn cluster_version(&self) -> Option<&str> {
+        let stored = self.store.view().get(trees::META, schema::cluster::VERSION)?;
+        std::str::from_utf8(stored).ok()
+    }
+
+    /// `major << 16 | minor`, 0 while undecided.
+    pub fn cluster_version_word(&self) -> u64 {
+        let Some(version) = self.cluster_version() else { return 0 };
+        let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+        parts.next().unwrap_or(0) << 16 | parts.next().unwrap_or(0)
+    }
+
+    pub fn set_cluster_version(&mut self, version: &str, actions: &mut Vec<Action>) {
+        self.store.insert(trees::META, schema::cluster::VERSION, version.as_bytes());
+        self.dirty = true;
+        actions.push(Action::Note(Note::ClusterVersion { version: version.to_owned() }));
+    }
+
+    // --- alarms ---
+
+    /// One bit for each kind of alarm that any member has raised.
+    pub fn alarm_mask(&self) -> u8 {
+        self.alarms.iter().fold(0, |mask, (kind, _)| mask | 1 << kind)
+    }
+
+    pub fn has_alarm(&self, kind: pb::AlarmType) -> bool {
+        self.alarms.iter().any(|(alarm, _)| *alarm == kind as i32)
+    }
+
+    pub fn apply_alarm(
+        &mut self,
+        request: &pb::AlarmRequest,
+        actions: &mut Vec<Action>,
+    ) -> pb::AlarmResponse {
+        use pb::alarm_request::AlarmAction;
+        let member = pb::AlarmMember { member_id: request.member_id, alarm: request.alarm };
+        let alarm = (request.alarm, request.member_id);
+        let name = member.alarm().as_str_name();
+        let mut answer = pb::AlarmResponse::default();
+        match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => {
+                let wanted = |kind: i32| request.alarm == pb::AlarmType::None as i32 || kind == request.alarm;
+                let found = self.alarms.iter().filter(|(kind, _)| wanted(*kind));
+                answer.alarms =
+                    found.map(|&(alarm, member_id)| pb::AlarmMember { member_id, alarm }).collect();
+            }
+            Ok(AlarmAction::Activate) if request.alarm != pb::AlarmType::None as i32 => {
+                self.alarm_in_flight.remove(&request.alarm);
+                if self.alarms.insert(alarm) {
+                    self.store.insert(trees::ALARMS, &schema::alarm_key(&member), &[]);
+                    self.dirty = true;
+                    actions.push(Action::Note(Note::AlarmRaised { alarm: name, member: request.member_id }));
+                }
+                answer.alarms.push(member);
+            }
+            Ok(AlarmAction::Deactivate) => {
+                if self.alarms.remove(&alarm) {
+                    self.store.remove(trees::ALARMS, &schema::alarm_key(&member));
+                    self.dirty = true;
+                    actions
+                        .push(Action::Note(Note::AlarmDisarmed { alarm: name, member: request.member_id }));
+                    answer.alarms.push(member);
+                }
+            }
+            Ok(AlarmAction::Activate) | Err(_) => {}
+        }
+        answer
+    }
+
+    // --- leases ---
+
+    pub fn promote_leases(&mut self, now: Millis, extend_ms: Millis) {
+        self.lessor.promote(now, extend_ms);
+    }
+
+    pub fn apply_grant(&mut self, request: &pb::LeaseGrantRequest, now: Millis) -> Result<Response, Error> {
+        let ttl = self.lessor.grant(request.id, request.ttl, now).map_err(|error| match error {
+            lease::GrantError::NoId => errors::LEASE_NOT_FOUND,
+            lease::GrantError::TtlTooLarge => errors::LEASE_TTL_TOO_LARGE,
+            lease::GrantError::Exists => errors::LEASE_EXIST,
+        })?;
+        let stored = leasepb::Lease { id: request.id, ttl, remaining_ttl: 0 };
+        self.store.insert(trees::LEASES, &schema::lease_key(request.id), &schema::lease_value(&stored));
+        self.dirty = true;
+        Ok(Response::LeaseGrant(pb::LeaseGrantResponse {
+            header: Some(pb::ResponseHeader { revision: self.revision(), ..Default::default() }),
+            id: request.id,
+            ttl,
+            error: String::new(),
+        }))
+    }
+
+    /// After the lease's keys were deleted.
+    pub fn forget_lease(&mut self, id: LeaseId, actions: &mut Vec<Action>) {
+        self.store.remove(trees::LEASES, &schema::lease_key(id));
+        self.dirty = true;
+        let revision = self.revision();
+        self.waiting_renewals.retain(|&(token, waits_for)| {
+            if waits_for == id {
+                let result = Ok(Response::LeaseRenewed { id, ttl_s: None, revision });
+                actions.push(Action::Outcome(Outcome { token, result }));
+            }
+            waits_for != id
+        });
+    }
+
+    pub fn apply_lease_checkpoint(&mut self, checkpoint: &pb::LeaseCheckpoint, now: Millis) {
+        if self.lessor.checkpoint(checkpoint.id, checkpoint.remaining_ttl, now)
+            && let Some(lease) = self.lessor.get(checkpoint.id)
+        {
+            let stored =
+                leasepb::Lease { id: lease.id, ttl: lease.ttl_s, remaining_ttl: lease.remaining_ttl_s };
+            self.store.insert(trees::LEASES, &schema::lease_key(lease.id), &schema::lease_value(&stored));
+            self.dirty = true;
+        }
+    }
+
+    /// `None`: the answer comes when the expired lease is revoked.
+    pub fn lease_renew(
+        &mut self,
+        token: CallToken,
+        id: LeaseId,
+        now: Millis,
+    ) -> Option<Result<Response, Error>> {
+        let revision = self.revision();
+        match self.lessor.renew(id, now) {
+            Renewal::Renewed { ttl_s } => {
+                Some(Ok(Response::LeaseRenewed { id, ttl_s: Some(ttl_s), revision }))
+            }
+            Renewal::NotFound => Some(Ok(Response::LeaseRenewed { id, ttl_s: None, revision })),
+            Renewal::NotPrimary => Some(Err(errors::NO_LEADER)),
+            Renewal::Expired => {
+                self.waiting_renewals.push((token, id));
+                None
+            }
+            // With checkpoints off there is nothing to take back.
+            Renewal::ClearCheckpoint => Some(Err(errors::TIMEOUT)),
+        }
+    }
+
+    pub fn lease_time_to_live(&self, id: LeaseId, keys: bool, now: Millis) -> Result<Response, Error> {
+        let mut answer = pb::LeaseTimeToLiveResponse { id, ttl: -1, ..Default::default() };
+        match self.lessor.time_to_live(id, now) {
+            TimeToLive::Alive { ttl_s, granted_ttl_s } => {
+                answer.ttl = ttl_s;
+                answer.granted_ttl = granted_ttl_s;
+                if keys {
+                    answer.keys = self.keys_of_lease(id);
+                }
+            }
+            TimeToLive::NotFound => {}
+            TimeToLive::NotPrimary => return Err(errors::LEADER_CHANGED),
+        }
+        Ok(Response::LeaseTimeToLive(answer))
+    }
+
+    fn keys_of_lease(&self, id: LeaseId) -> Vec<Vec<u8>> {
+        let prefix = schema::lease_key(id);
+        let mut cursor = self.store.view().cursor(trees::LEASE_KEYS);
+        let mut keys = Vec::new();
+        let mut more = cursor.seek(&prefix);
+        while more && let Some(key) = cursor.key().strip_prefix(&prefix[..]) {
+            keys.push(key.to_vec());
+            more = cursor.next();
+        }
+        keys
+    }
+
+    pub fn lease_list(&self) -> pb::LeaseLeasesResponse {
+        let leases = self.lessor.list().into_iter().map(|id| pb::LeaseStatus { id }).collect();
+        pb::LeaseLeasesResponse { header: None, leases }
+    }
+
+    // --- defragmentation ---
+
+    pub fn defragment(&mut self, token: CallToken) {
+        self.defragments.push(token);
+    }
+
+    /// One bounded step; answers when there is nothing left to move.
+    pub fn defragment_step(&mut self, actions: &mut Vec<Action>) {
+        if self.defragments.is_empty() {
+            return;
+        }
+        if self.store.shrink_step() {
+            self.dirty = true;
+            return;
+        }
+        for token in self.defragments.drain(..) {
+            actions.push(Action::Outcome(Outcome { token, result: Ok(Response::Defragmented) }));
+        }
+    }
+
+    /// Bounded work that no entry asks for.
+    pub fn background_step(&mut self, actions: &mut Vec<Action>) {
+        self.compaction_step(actions);
+        self.defragment_step(actions);
+    }
+
+    /// Whether [`State::background_step`] would do something.
+    pub fn has_background_work(&self) -> bool {
+        self.compaction_runnable() || !self.defragments.is_empty()
+    }
+
+    pub fn expired_leases(&mut self, now: Millis) -> Vec<LeaseId> {
+        let mut expired = Vec::new();
+        self.lessor.scan(now, &mut expired);
+        expired
+    }
+}
+
+fn stored_leases(view: tree::View<'_>) -> Vec<lease::Lease> {
+    let mut cursor = view.cursor(trees::LEASES);
+    let mut leases = Vec::new();
+    let mut more = cursor.seek_first();
+    while more {
+        if let Ok(stored) = schema::parse_lease(cursor.value()) {
+            leases.push(lease::Lease {
+                id: stored.id,
+                ttl_s: stored.ttl,
+                remaining_ttl_s: stored.remaining_ttl,
+            });
+        }
+        more = cursor.next();
+    }
+    leases
+}
+
+fn stored_alarms(view: tree::View<'_>) -> BTreeSet<(i32, MemberId)> {
+    let mut cursor = view.cursor(trees::ALARMS);
+    let mut alarms = BTreeSet::new();
+    let mut more = cursor.seek_first();
+    while more {
+        if let Ok(alarm) = schema::parse_alarm_key(cursor.key()) {
+            alarms.insert((alarm.alarm, alarm.member_id));
+        }
+        more = cursor.next();
+    }
+    alarms
+}

@@ -1,0 +1,300 @@
+//! The log core: feeds the replica and carries out what it asks for.
+//!
+//! Owns no thread: `core::run` drives it, alone or together with a shard. Everything that it does between two
+//! turns is bounded. An I/O error of the log or a checkpoint ends the process (law 8).
+
+use std::sync::Arc;
+
+use base::Millis;
+use base::ring::{Consumer, Producer};
+use replica::{Action, Event, Note, Replica};
+
+use super::doorbell::Doorbell;
+use super::mailbox::{Mailbox, Sender};
+use super::pool::Pool;
+use super::shard::ToShard;
+use super::uring::{Completion, Ring, Tag};
+
+/// Events taken from one shard per turn: bounds the time until completions are looked at again.
+const EVENTS_PER_TURN: usize = 1024;
+
+pub struct LogCore {
+    replica: Replica,
+    inboxes: Vec<Consumer<Event>>,
+    outboxes: Vec<Outbox>,
+    mailbox: Mailbox<Event>,
+    sender: Sender<Event>,
+    pool: Pool,
+    files: Arc<dyn disk::Files>,
+    writes: slab::Slab<wal::Write>,
+    actions: Vec<Action>,
+    taken: Vec<Event>,
+    ticked_at: Millis,
+    on_ready: Option<Box<dyn FnOnce() + Send>>,
+    on_stopped: Option<Box<dyn FnOnce() + Send>>,
+    metrics: Arc<super::meter::CoreMeter>,
+    write_started: std::collections::HashMap<usize, std::time::Instant>,
+}
+
+/// The way to one shard: a ring, and what did not fit in it.
+struct Outbox {
+    ring: Producer<ToShard>,
+    doorbell: Doorbell,
+    overflow: std::collections::VecDeque<ToShard>,
+    rung: bool,
+}
+
+impl Outbox {
+    /// Outcomes always fit or wait here: their number is bounded by PROPOSALS_IN_FLIGHT.
+    fn push(&mut self, item: ToShard) {
+        self.rung = true;
+        if !self.overflow.is_empty() {
+            self.overflow.push_back(item);
+            return;
+        }
+        if let Err(item) = self.ring.push(item) {
+            self.overflow.push_back(item);
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(item) = self.overflow.pop_front() {
+            if let Err(item) = self.ring.push(item) {
+                self.overflow.push_front(item);
+                break;
+            }
+        }
+        if self.rung {
+            self.rung = self.overflow.is_empty();
+            self.doorbell.ring();
+            self.rung = false;
+        }
+    }
+}
+
+/// The ends of the rings that lead to one shard.
+pub struct ShardLink {
+    pub inbox: Consumer<Event>,
+    pub outbox: Producer<ToShard>,
+    pub doorbell: Doorbell,
+}
+
+/// What to do once, when the member is up or down.
+pub struct Hooks {
+    pub ready: Box<dyn FnOnce() + Send>,
+    pub stopped: Box<dyn FnOnce() + Send>,
+}
+
+impl LogCore {
+    pub fn new(
+        replica: Replica,
+        links: Vec<ShardLink>,
+        mailbox: Mailbox<Event>,
+        pool: Pool,
+        files: Arc<dyn disk::Files>,
+        hooks: Hooks,
+        metrics: Arc<super::meter::CoreMeter>,
+    ) -> LogCore {
+        assert!(!links.is_empty(), "a log core serves at least one shard");
+        let mut inboxes = Vec::with_capacity(links.len());
+        let mut outboxes = Vec::with_capacity(links.len());
+        for link in links {
+            inboxes.push(link.inbox);
+            outboxes.push(Outbox {
+                ring: link.outbox,
+                doorbell: link.doorbell,
+                overflow: Default::default(),
+                rung: false,
+            });
+        }
+        LogCore {
+            replica,
+            inboxes,
+            outboxes,
+            sender: mailbox.sender(),
+            mailbox,
+            pool,
+            files,
+            writes: slab::Slab::new(),
+            actions: Vec::new(),
+            taken: Vec::new(),
+            ticked_at: 0,
+            on_ready: Some(hooks.ready),
+            on_stopped: Some(hooks.stopped),
+            metrics,
+            write_started: Default::default(),
+        }
+    }
+
+    pub fn has_work(&self) -> bool {
+        self.replica.has_work()
+            || !self.mailbox.is_empty()
+            || self.inboxes.iter().any(|inbox| !inbox.is_empty())
+            || self.outboxes.iter().any(|outbox| !outbox.overflow.is_empty())
+    }
+
+    /// A completion of a log write.
+    pub fn completed(&mut self, completion: &Completion) {
+        let Tag::Log { position } = completion.tag else { return };
+        let position = position as usize;
+        let write = self.writes.remove(position);
+        let started = self.write_started.remove(&position);
+        if completion.result != write.len as i32 {
+            let reason = if completion.result < 0 {
+                std::io::Error::from_raw_os_error(-completion.result).to_string()
+            } else {
+                format!("only {} of {} bytes were written", completion.result, write.len)
+            };
+            fatal(&format!(
+                "the log could not be written: {reason}; nothing unacknowledged is lost: check the disk, then start again"
+            ));
+        }
+        if let Some(started) = started {
+            self.metrics.log_write(started.elapsed(), write.len as u64);
+        }
+        let event = Event::LogWritten { seq: write.seq, buffer: write.buf };
+        self.replica.handle(event, &mut self.actions);
+    }
+
+    /// Takes in what waits, lets the replica go on, and carries out what it asks for.
+    pub fn turn(&mut self, ring: &mut Ring, now: Millis) {
+        if now != self.ticked_at {
+            self.ticked_at = now;
+            self.replica.handle(Event::Tick { now }, &mut self.actions);
+        }
+        let mut taken = std::mem::take(&mut self.taken);
+        self.mailbox.take(&mut taken);
+        for event in taken.drain(..) {
+            self.replica.handle(event, &mut self.actions);
+        }
+        self.taken = taken;
+        for inbox in &self.inboxes {
+            for _ in 0..EVENTS_PER_TURN {
+                let Some(event) = inbox.pop() else { break };
+                self.replica.handle(event, &mut self.actions);
+            }
+        }
+        self.replica.turn(&mut self.actions);
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            self.carry_out(action, ring);
+        }
+        self.actions = actions;
+        self.replica.events_sent();
+        for outbox in &mut self.outboxes {
+            outbox.flush();
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, ring: &mut Ring) {
+        match action {
+            Action::WriteLog(write) => {
+                let Some(fd) = write.file.raw_fd() else { fatal("the log's file has no descriptor") };
+                let (offset, data, len) = (write.offset, write.buf.as_ptr(), write.len);
+                let position = self.writes.insert(write);
+                self.write_started.insert(position, std::time::Instant::now());
+                // SAFETY: the buffer's memory does not move with its owner, which the slab keeps untouched until
+                // the completion.
+                unsafe { ring.write_durable(position as u32, fd, offset, data, len as u32) };
+            }
+            Action::PrepareSegment(job) => {
+                let (sender, files) = (self.sender.clone(), self.files.clone());
+                self.pool.run(move || match job.run(&*files) {
+                    Ok(ready) => sender.send(Event::SegmentReady(ready)),
+                    Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                        sender.send(Event::SegmentRefused);
+                    }
+                    Err(error) => fatal(&format!("a log segment could not be prepared: {error}")),
+                });
+            }
+            Action::Checkpoint(job) => {
+                let (sender, metrics) = (self.sender.clone(), self.metrics.clone());
+                self.pool.run(move || {
+                    let started = std::time::Instant::now();
+                    match job.run() {
+                        Ok(done) => {
+                            metrics.checkpoints.observe(started.elapsed());
+                            sender.send(Event::Checkpointed(done));
+                        }
+                        Err(error) => fatal(&format!(
+                            "a checkpoint could not be written: {error}; the log still holds everything \
+                             acknowledged: check the disk, then start again"
+                        )),
+                    }
+                });
+            }
+            Action::Populate(job) => self.pool.run(move || job.run()),
+            Action::DropCold(job) => {
+                let sender = self.sender.clone();
+                self.pool.run(move || match job.run() {
+                    Ok(done) => sender.send(Event::ColdDropped(done)),
+                    Err(error) => fatal(&format!("cold pages could not be given back: {error}")),
+                });
+            }
+            Action::HashCompaction(job) => {
+                let sender = self.sender.clone();
+                self.pool.run(move || sender.send(Event::CompactionHashed(job.run())));
+            }
+            Action::Outcome(outcome) => {
+                let shard = usize::from(outcome.token.shard);
+                self.outboxes[shard].push(ToShard::Outcome(outcome));
+            }
+            Action::Events(batch) => {
+                for outbox in &mut self.outboxes {
+                    // Law 11: a batch that does not fit is not waited for; the shard sees the gap and catches up.
+                    if outbox.overflow.is_empty() && outbox.ring.free() > base::limits::PROPOSALS_IN_FLIGHT {
+                        outbox.push(ToShard::Events(batch.clone()));
+                    }
+                }
+            }
+            Action::Ready => {
+                if let Some(ready) = self.on_ready.take() {
+                    ready();
+                }
+            }
+            Action::Stopped => {
+                if let Some(stopped) = self.on_stopped.take() {
+                    stopped();
+                }
+            }
+            Action::Note(note) => {
+                if let Note::BecameLeader { .. } = note {
+                    self.metrics.leader_changes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+                log_note(&note);
+            }
+        }
+    }
+}
+
+fn log_note(note: &Note) {
+    match note {
+        Note::BecameLeader { term } => tracing::info!(term, "became leader"),
+        Note::CompactionScheduled { revision } => {
+            tracing::info!(compact_revision = revision, "scheduled compaction");
+        }
+        Note::CompactionFinished { revision } => {
+            tracing::info!(compact_revision = revision, "finished scheduled compaction");
+        }
+        Note::CheckpointStarted { dirty_bytes } => tracing::debug!(dirty_bytes, "started checkpoint"),
+        Note::CheckpointFinished { index } => tracing::info!(applied_index = index, "finished checkpoint"),
+        Note::AlarmRaised { alarm, member } => {
+            tracing::warn!(alarm, member = format!("{member:x}"), "alarm raised");
+        }
+        Note::AlarmDisarmed { alarm, member } => {
+            tracing::warn!(alarm, member = format!("{member:x}"), "alarm disarmed");
+        }
+        Note::ClusterVersion { version } => tracing::info!(cluster_version = version, "set cluster version"),
+        Note::LeaseExpired { id } => tracing::debug!(lease = format!("{id:x}"), "lease expired"),
+        Note::NoRoomOnDisk { wanted_bytes } => {
+            tracing::warn!(wanted_bytes, "no room left on the disk of the data directory")
+        }
+    }
+}
+
+/// Ends the process: the log line first, then the exit (law 8).
+pub fn fatal(message: &str) -> ! {
+    crate::log::emit(crate::log::Level::Fatal, message, &[]);
+    crate::log::flush(std::time::Duration::from_secs(1));
+    std::process::exit(1);
+}

@@ -1,0 +1,604 @@
+//! One shard's sockets: accepts, receives, hands bytes to `net`, and sends what comes out, one write a connection
+//! and turn.
+//!
+//! Invariants: a slot is reused only after the last completion that names it; every touched connection is flushed
+//! before the turn ends; nothing here blocks.
+
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use api::{ConnectionId, Connections, JobResult, Sink};
+use base::limits::CONNECTIONS_PER_SHARD;
+use base::ring::{Consumer, Producer};
+use base::{CallToken, Millis};
+use mvcc::event::EventBatch;
+use net::Outbound;
+use replica::{Event, Outcome};
+
+use super::doorbell::Doorbell;
+use super::mailbox::{Mailbox, Sender};
+use super::pool::Pool;
+use super::spool;
+use super::uring::{Completion, Ring, Tag, epoch_after};
+
+/// Log core to shard.
+pub enum ToShard {
+    Outcome(Outcome),
+    Events(Arc<EventBatch>),
+}
+
+/// Helper threads and other shards to shard.
+pub enum Mail {
+    Job(CallToken, JobResult),
+    Connection(OwnedFd),
+    /// No new connections; calls under way finish.
+    Drain,
+}
+
+/// Items taken from the log core per turn.
+const ITEMS_PER_TURN: usize = 4096;
+/// Between two looks at every connection's timers.
+const CONNECTION_TICK_MS: Millis = 500;
+/// `sendmsg` takes this many slices (IOV_MAX).
+const SLICES_MAX: usize = 1024;
+
+/// A connection that speaks HTTP/1.1: the descriptor, and what was read from it already.
+pub type HandOver = Arc<dyn Fn(OwnedFd, Vec<u8>) + Send + Sync>;
+
+pub struct ShardCore {
+    number: u16,
+    shard: api::Shard,
+    slots: Slots,
+    listeners: Vec<OwnedFd>,
+    to_log: Producer<Event>,
+    log_doorbell: Doorbell,
+    from_log: Consumer<ToShard>,
+    mailbox: Mailbox<Mail>,
+    peers: Vec<Sender<Mail>>,
+    loads: Arc<Vec<AtomicUsize>>,
+    environment: Arc<Environment>,
+    limits: Arc<net::Limits>,
+    ticked_at: Millis,
+    connections_ticked_at: Millis,
+    taken: Vec<Mail>,
+    streams: Vec<u32>,
+    draining: bool,
+}
+
+/// What all shards share.
+pub struct Environment {
+    pub pool: Pool,
+    pub readers: Arc<tree::Readers>,
+    pub published: Arc<replica::Published>,
+    pub spools: spool::Directory,
+    pub http1: HandOver,
+}
+
+/// What one shard is built from.
+pub struct Parts {
+    pub shard: api::Shard,
+    pub number: u16,
+    pub listeners: Vec<OwnedFd>,
+    pub to_log: Producer<Event>,
+    pub log_doorbell: Doorbell,
+    pub from_log: Consumer<ToShard>,
+    pub mailbox: Mailbox<Mail>,
+    /// The mailboxes of all shards, by number.
+    pub peers: Vec<Sender<Mail>>,
+    /// Connections of all shards, by number.
+    pub loads: Arc<Vec<AtomicUsize>>,
+    pub environment: Arc<Environment>,
+    pub limits: Arc<net::Limits>,
+}
+
+struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    dirty: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Slot {
+    epoch: u32,
+    /// Operations whose last completion is still to come.
+    armed_receive: bool,
+    armed_writable: bool,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    socket: Socket,
+    /// `None` until the first bytes say what the client speaks.
+    http2: Option<Box<net::Connection>>,
+    first_bytes: Vec<u8>,
+    dirty: bool,
+    /// The socket takes nothing more for now.
+    blocked: bool,
+    /// Reading stopped until output has drained.
+    paused: bool,
+    /// Flush what is left, then close.
+    closing: bool,
+    /// Shut down: waits for the last completions.
+    dead: bool,
+}
+
+struct Socket {
+    fd: OwnedFd,
+    sent_bytes: u64,
+}
+
+impl Sink for Socket {
+    fn offer(&mut self, slices: &[IoSlice<'_>]) -> usize {
+        self.send(slices).unwrap_or(0)
+    }
+}
+
+impl Socket {
+    /// `None`: the socket is full (or broken, which the receive side reports).
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> Option<usize> {
+        let slices = &slices[..slices.len().min(SLICES_MAX)];
+        // SAFETY: an all-zero msghdr is valid; IoSlice is ABI-compatible with iovec; the kernel only reads the
+        // slices, and only during this call.
+        let sent = unsafe {
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = slices.as_ptr().cast::<libc::iovec>().cast_mut();
+            message.msg_iovlen = slices.len();
+            libc::sendmsg(self.fd.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        };
+        if sent < 0 {
+            return None;
+        }
+        self.sent_bytes += sent as u64;
+        Some(sent as usize)
+    }
+}
+
+impl Slots {
+    fn get(&mut self, slot: u32, epoch: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(slot as usize).filter(|s| s.epoch == epoch)
+    }
+
+    fn mark_dirty(&mut self, slot: u32) {
+        if let Some(connection) = &mut self.slots[slot as usize].connection
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+}
+
+impl Connections for Slots {
+    fn outbound(&mut self, id: ConnectionId) -> Option<(&mut Outbound, &mut dyn Sink)> {
+        self.get(id.slot, id.epoch)?.connection.as_ref()?.http2.as_ref()?;
+        self.mark_dirty(id.slot);
+        let connection = self.slots[id.slot as usize].connection.as_mut()?;
+        if connection.dead {
+            return None;
+        }
+        let outbound = connection.http2.as_mut()?.outbound();
+        Some((outbound, &mut connection.socket))
+    }
+}
+
+impl ShardCore {
+    pub fn new(parts: Parts) -> ShardCore {
+        assert_eq!(parts.peers.len(), parts.loads.len(), "every shard has a mailbox and a load");
+        ShardCore {
+            number: parts.number,
+            shard: parts.shard,
+            slots: Slots { slots: Vec::new(), free: Vec::new(), dirty: Vec::new() },
+            listeners: parts.listeners,
+            to_log: parts.to_log,
+            log_doorbell: parts.log_doorbell,
+            from_log: parts.from_log,
+            mailbox: parts.mailbox,
+            peers: parts.peers,
+            loads: parts.loads,
+            environment: parts.environment,
+            limits: parts.limits,
+            ticked_at: 0,
+            connections_ticked_at: 0,
+            taken: Vec::new(),
+            streams: Vec::new(),
+            draining: false,
+        }
+    }
+
+    /// Arms the listeners. Once, on the shard's own thread.
+    pub fn start(&mut self, ring: &mut Ring) {
+        for (number, listener) in self.listeners.iter().enumerate() {
+            ring.accept(number as u32, listener.as_raw_fd());
+        }
+    }
+
+    pub fn has_work(&self) -> bool {
+        !self.from_log.is_empty()
+            || !self.mailbox.is_empty()
+            || !self.shard.outgoing.is_empty()
+            || self.shard.wants_catch_up()
+    }
+
+    /// Draining has ended: every call was answered and every connection closed.
+    pub fn is_drained(&self) -> bool {
+        self.draining && self.slots.slots.iter().all(|slot| slot.connection.is_none())
+    }
+
+    pub fn completed(&mut self, ring: &mut Ring, completion: &Completion, now: Millis) {
+        match completion.tag {
+            Tag::Accept { listener } => self.accepted(ring, listener, completion),
+            Tag::Receive { slot, epoch } => self.received(ring, slot, epoch, completion, now),
+            Tag::Writable { slot, epoch } => {
+                if let Some(s) = self.slots.get(slot, epoch) {
+                    s.armed_writable = false;
+                    if let Some(connection) = &mut s.connection {
+                        connection.blocked = false;
+                    }
+                    self.slots.mark_dirty(slot);
+                    self.reap(slot);
+                }
+            }
+            Tag::Log { .. } | Tag::Wake | Tag::Ignored => {}
+        }
+    }
+
+    /// Takes in what waits, hands over proposals and jobs, flushes every touched connection.
+    pub fn turn(&mut self, ring: &mut Ring, now: Millis) {
+        self.take_mail(ring, now);
+        let sent = self.environment.published.event_revision() as i64;
+        let drained = self.take_from_log();
+        if now != self.ticked_at {
+            self.ticked_at = now;
+            self.shard.tick(now, &mut self.slots);
+        }
+        if now >= self.connections_ticked_at + CONNECTION_TICK_MS {
+            self.connections_ticked_at = now;
+            self.tick_connections(ring, now);
+        }
+        // What was not drained yet may still bring the batches up to `sent`.
+        self.shard.catch_up(if drained { sent } else { 0 }, &mut self.slots);
+        self.flush(ring);
+        self.hand_over();
+    }
+
+    fn take_mail(&mut self, ring: &mut Ring, now: Millis) {
+        let mut taken = std::mem::take(&mut self.taken);
+        self.mailbox.take(&mut taken);
+        for mail in taken.drain(..) {
+            match mail {
+                Mail::Job(token, result) => self.shard.job_done(token, result, &mut self.slots),
+                Mail::Connection(fd) => self.insert(ring, fd),
+                Mail::Drain => self.drain(ring, now),
+            }
+        }
+        self.taken = taken;
+    }
+
+    /// True when nothing is left.
+    fn take_from_log(&mut self) -> bool {
+        for _ in 0..ITEMS_PER_TURN {
+            match self.from_log.pop() {
+                Some(ToShard::Outcome(outcome)) => self.shard.outcome(outcome, &mut self.slots),
+                Some(ToShard::Events(batch)) => self.shard.events(&batch, &mut self.slots),
+                None => return true,
+            }
+        }
+        self.from_log.is_empty()
+    }
+
+    /// Proposals go into the ring, as far as it has room (law 11: the rest waits here), jobs to the pool.
+    pub fn hand_over(&mut self) {
+        let mut any = false;
+        while let Some(event) = self.shard.outgoing.pop_front() {
+            if let Err(event) = self.to_log.push(event) {
+                self.shard.outgoing.push_front(event);
+                break;
+            }
+            any = true;
+        }
+        if any {
+            self.log_doorbell.ring();
+        }
+        for job in self.shard.jobs.drain(..) {
+            let environment = self.environment.clone();
+            let sender = self.peers[usize::from(self.number)].clone();
+            self.environment.pool.run(move || {
+                let spools = &environment.spools;
+                let result =
+                    job.work.run(&environment.readers, &environment.published, |write| spools.export(write));
+                sender.send(Mail::Job(job.token, result));
+            });
+        }
+    }
+
+    fn drain(&mut self, ring: &mut Ring, now: Millis) {
+        self.draining = true;
+        for number in 0..self.listeners.len() {
+            ring.cancel(Tag::Accept { listener: number as u32 });
+        }
+        self.listeners.clear();
+        self.shard.drain(&mut self.slots);
+        for slot in 0..self.slots.slots.len() as u32 {
+            let Some(connection) = &mut self.slots.slots[slot as usize].connection else { continue };
+            match &mut connection.http2 {
+                Some(http2) => http2.drain(now),
+                None => connection.closing = true,
+            }
+            self.slots.mark_dirty(slot);
+        }
+    }
+
+    fn tick_connections(&mut self, ring: &mut Ring, now: Millis) {
+        for slot in 0..self.slots.slots.len() as u32 {
+            let Some(connection) = &mut self.slots.slots[slot as usize].connection else { continue };
+            let Some(http2) = &mut connection.http2 else { continue };
+            if connection.dead || http2.next_tick() > now {
+                continue;
+            }
+            if http2.tick(now, &mut self.shard.calls(now)).is_err() {
+                connection.closing = true;
+            }
+            self.slots.mark_dirty(slot);
+        }
+        let _ = ring;
+    }
+
+    // --- connections coming and going ---
+
+    fn accepted(&mut self, ring: &mut Ring, listener: u32, completion: &Completion) {
+        if let Some(fd) = self.listeners.get(listener as usize)
+            && !completion.more
+        {
+            ring.accept(listener, fd.as_raw_fd());
+        }
+        if completion.result < 0 {
+            return;
+        }
+        // SAFETY: a successful accept gives a descriptor that nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
+        let own = self.loads[usize::from(self.number)].load(Ordering::Relaxed);
+        let least = (0..self.loads.len()).min_by_key(|&n| self.loads[n].load(Ordering::Relaxed));
+        match least {
+            Some(other)
+                if other != usize::from(self.number)
+                    && self.loads[other].load(Ordering::Relaxed) + 1 < own + 1 =>
+            {
+                self.loads[other].fetch_add(1, Ordering::Relaxed);
+                self.peers[other].send(Mail::Connection(fd));
+            }
+            _ => {
+                self.loads[usize::from(self.number)].fetch_add(1, Ordering::Relaxed);
+                self.insert(ring, fd);
+            }
+        }
+    }
+
+    /// A connection that was counted for this shard.
+    fn insert(&mut self, ring: &mut Ring, fd: OwnedFd) {
+        let open = self.slots.slots.len() - self.slots.free.len();
+        if self.draining || open >= CONNECTIONS_PER_SHARD {
+            self.loads[usize::from(self.number)].fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        set_no_delay(fd.as_raw_fd());
+        let slot = self.slots.free.pop().unwrap_or_else(|| {
+            self.slots.slots.push(Slot::default());
+            self.slots.slots.len() as u32 - 1
+        });
+        let entry = &mut self.slots.slots[slot as usize];
+        assert!(entry.connection.is_none() && !entry.armed_receive, "a free slot has no operations");
+        ring.receive_once(slot, entry.epoch, fd.as_raw_fd());
+        entry.armed_receive = true;
+        entry.connection = Some(Connection {
+            socket: Socket { fd, sent_bytes: 0 },
+            http2: None,
+            first_bytes: Vec::new(),
+            dirty: false,
+            blocked: false,
+            paused: false,
+            closing: false,
+            dead: false,
+        });
+    }
+
+    fn received(&mut self, ring: &mut Ring, slot: u32, epoch: u32, completion: &Completion, now: Millis) {
+        let Some(entry) = self.slots.get(slot, epoch) else {
+            if let Some(buffer) = completion.buffer {
+                ring.recycle(buffer);
+            }
+            return;
+        };
+        if !completion.more {
+            entry.armed_receive = false;
+        }
+        let Some(connection) = &mut entry.connection else { return };
+        if completion.result > 0 {
+            let buffer = completion.buffer.expect("received bytes stand in a provided buffer");
+            let bytes = ring.received(buffer, completion.result as usize);
+            if !connection.dead && !connection.closing {
+                match &mut connection.http2 {
+                    Some(http2) => {
+                        if http2.receive(bytes, now, &mut self.shard.calls(now)).is_err() {
+                            connection.closing = true;
+                        }
+                        self.slots.mark_dirty(slot);
+                    }
+                    None => {
+                        connection.first_bytes.extend_from_slice(bytes);
+                        self.sniff(slot, now);
+                    }
+                }
+            }
+            ring.recycle(buffer);
+        } else if completion.result == 0
+            || ![-libc::ENOBUFS, -libc::EINTR, -libc::EAGAIN, -libc::ECANCELED].contains(&completion.result)
+        {
+            self.disconnected(ring, slot, now);
+        }
+        self.rearm(ring, slot);
+        self.reap(slot);
+    }
+
+    /// Decides by the first bytes who serves this connection.
+    fn sniff(&mut self, slot: u32, now: Millis) {
+        let entry = &mut self.slots.slots[slot as usize];
+        let epoch = entry.epoch;
+        let Some(connection) = &mut entry.connection else { return };
+        match net::sniff::sniff(&connection.first_bytes) {
+            net::sniff::Sniff::NeedMore => {}
+            net::sniff::Sniff::Http2 => {
+                let mut http2 = Box::new(net::Connection::new(self.limits.clone(), api::methods(), now));
+                http2.outbound().tag = ConnectionId { slot, epoch }.to_tag();
+                let bytes = std::mem::take(&mut connection.first_bytes);
+                if http2.receive(&bytes, now, &mut self.shard.calls(now)).is_err() {
+                    connection.closing = true;
+                }
+                connection.http2 = Some(http2);
+                self.slots.mark_dirty(slot);
+            }
+            net::sniff::Sniff::Http1 if !entry.armed_receive => {
+                // No operation is under way: the descriptor can change hands.
+                if let Some(connection) = entry.connection.take() {
+                    (self.environment.http1)(connection.socket.fd, connection.first_bytes);
+                    self.release(slot);
+                }
+            }
+            net::sniff::Sniff::Http1 => {}
+            net::sniff::Sniff::Tls | net::sniff::Sniff::Garbage => connection.closing = true,
+        }
+        self.slots.mark_dirty(slot);
+    }
+
+    /// Keeps receiving armed while the connection wants bytes.
+    fn rearm(&mut self, ring: &mut Ring, slot: u32) {
+        let entry = &mut self.slots.slots[slot as usize];
+        let Some(connection) = &mut entry.connection else { return };
+        if entry.armed_receive || connection.dead || connection.closing || connection.paused {
+            return;
+        }
+        let fd = connection.socket.fd.as_raw_fd();
+        if connection.http2.is_some() {
+            ring.receive(slot, entry.epoch, fd);
+        } else {
+            ring.receive_once(slot, entry.epoch, fd);
+        }
+        entry.armed_receive = true;
+    }
+
+    /// The peer is gone, or must go.
+    fn disconnected(&mut self, ring: &mut Ring, slot: u32, now: Millis) {
+        let entry = &mut self.slots.slots[slot as usize];
+        let epoch = entry.epoch;
+        let Some(connection) = &mut entry.connection else { return };
+        if connection.dead {
+            return;
+        }
+        connection.dead = true;
+        if let Some(http2) = &mut connection.http2 {
+            http2.disconnected(&mut self.shard.calls(now));
+        }
+        // SAFETY: takes no pointers; makes operations under way on this socket complete.
+        unsafe { libc::shutdown(connection.socket.fd.as_raw_fd(), libc::SHUT_RDWR) };
+        if entry.armed_receive {
+            ring.cancel(Tag::Receive { slot, epoch });
+        }
+        if entry.armed_writable {
+            ring.cancel(Tag::Writable { slot, epoch });
+        }
+    }
+
+    /// Frees a slot whose connection is dead once its last completion was seen.
+    fn reap(&mut self, slot: u32) {
+        let entry = &mut self.slots.slots[slot as usize];
+        let done = entry.connection.as_ref().is_some_and(|connection| connection.dead)
+            && !entry.armed_receive
+            && !entry.armed_writable;
+        if done {
+            entry.connection = None;
+            self.release(slot);
+        }
+    }
+
+    fn release(&mut self, slot: u32) {
+        let entry = &mut self.slots.slots[slot as usize];
+        assert!(entry.connection.is_none(), "only an empty slot is released");
+        entry.epoch = epoch_after(entry.epoch);
+        self.slots.free.push(slot);
+        self.loads[usize::from(self.number)].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    // --- output ---
+
+    fn flush(&mut self, ring: &mut Ring) {
+        while let Some(slot) = self.slots.dirty.pop() {
+            let now = self.ticked_at;
+            self.flush_connection(ring, slot, now);
+            self.rearm(ring, slot);
+            self.reap(slot);
+        }
+    }
+
+    fn flush_connection(&mut self, ring: &mut Ring, slot: u32, now: Millis) {
+        let entry = &mut self.slots.slots[slot as usize];
+        let Some(connection) = &mut entry.connection else { return };
+        connection.dirty = false;
+        let Some(http2) = &mut connection.http2 else {
+            if connection.closing {
+                self.disconnected(ring, slot, now);
+            }
+            return;
+        };
+        while !connection.dead {
+            if !connection.blocked && !http2.output().is_empty() {
+                let sent = {
+                    let mut slices = Vec::with_capacity(16);
+                    http2.output().gather(&mut slices);
+                    connection.socket.send(&slices)
+                };
+                match sent {
+                    Some(sent) => http2.output().consumed(sent),
+                    None => connection.blocked = true,
+                }
+            }
+            self.streams.clear();
+            http2.outbound().drain_writable(&mut self.streams);
+            for &stream in &self.streams {
+                self.shard.writable(http2.outbound(), &mut connection.socket, stream);
+            }
+            if connection.blocked || http2.output().is_empty() {
+                break;
+            }
+        }
+        let flushed = http2.output().is_empty();
+        if connection.blocked && !entry.armed_writable && !connection.dead {
+            ring.writable(slot, entry.epoch, connection.socket.fd.as_raw_fd());
+            entry.armed_writable = true;
+        }
+        let congested = http2.is_congested();
+        if congested && !connection.paused && entry.armed_receive {
+            ring.cancel(Tag::Receive { slot, epoch: entry.epoch });
+        }
+        connection.paused = congested;
+        if (flushed && (connection.closing || http2.is_drained()))
+            || (connection.closing && connection.blocked)
+        {
+            self.disconnected(ring, slot, now);
+        }
+    }
+}
+
+fn set_no_delay(fd: RawFd) {
+    let on: libc::c_int = 1;
+    // SAFETY: passes a pointer to an int that lives through the call; on a unix socket it fails harmlessly.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+}

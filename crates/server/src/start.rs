@@ -1,0 +1,383 @@
+//! Start-up and shutdown: from a configuration to running cores, and back.
+//!
+//! Order of a start: directory and lock, limits of the host, recovery, listeners, edge, cores; "ready" is said by the
+//! log core once the member is announced and leads. Order of a stop: no new connections, calls under way, the log
+//! core, the edge.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use base::limits::{OUTCOME_RING_SLOTS, PROPOSAL_RING_SLOTS};
+use base::ring::ring;
+
+use crate::config::{AutoCompaction, Config, Scheme};
+use crate::core::doorbell::Doorbell;
+use crate::core::logcore::{Hooks, LogCore, ShardLink};
+use crate::core::mailbox::Mailbox;
+use crate::core::meter::CoreMeter;
+use crate::core::pool::Pool;
+use crate::core::run::{Clock, Core, spawn};
+use crate::core::shard::{Environment, Mail, Parts, ShardCore};
+use crate::core::spool;
+use crate::limits_check::{self, Layout};
+use crate::log::{Level, emit};
+use crate::status::Status;
+use crate::{listen, notify, signals};
+
+/// Helper threads: one long export, one checkpoint and the log's segments at the same time.
+const POOL_THREADS: usize = 4;
+/// How long calls under way may take at shutdown.
+const DRAIN: Duration = Duration::from_millis(800);
+/// How often the main thread looks around while it waits for a signal.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Runs until a signal ends it. The error is one line for the log.
+pub fn run(config: Config) -> Result<(), String> {
+    signals::block();
+    let directory = prepare_directory(&config.data_dir)?;
+    let _lock = disk::lock_directory(&directory).map_err(|error| error.to_string())?;
+    if let Some(warning) = limits_check::raise_memlock() {
+        emit(Level::Warn, &warning, &[]);
+    }
+    limits_check::probe_ring().map_err(|refused| refused.to_string())?;
+    let files: Arc<dyn disk::Files> =
+        Arc::new(disk::OsFiles::new(&directory).map_err(|error| error.to_string())?);
+    let boot = entropy().map_err(|error| format!("no entropy: {error}"))?;
+
+    let (replica, report) = replica::open(files.clone(), replica_start(&config, boot))
+        .map_err(|error| format!("{}: {error}", directory.display()))?;
+    log_report(&report);
+    if report.founded {
+        config.verify_bootstrap().map_err(|failure| failure.error)?;
+    }
+
+    let layout = limits_check::layout(limits_check::cores(), config.shards);
+    let (pool, pool_threads) =
+        Pool::start(POOL_THREADS).map_err(|error| format!("cannot start helper threads: {error}"))?;
+    let core_meter = Arc::new(CoreMeter::default());
+    let meters: Vec<Arc<api::Meter>> = (0..layout.shards).map(|_| Arc::default()).collect();
+    let published = replica.published().clone();
+    let readers = replica.readers();
+    let status = Arc::new(Status::new(
+        published.clone(),
+        readers.register(),
+        config.reported_version.clone(),
+        core_meter.clone(),
+        meters.clone(),
+        Duration::from_millis(config.request_timeout_ms()),
+    ));
+    let edge = edge::start(edge_options(&config)?, status.clone()).map_err(|error| error.to_string())?;
+    let edge_handle = edge.handle();
+    let environment = Arc::new(Environment {
+        pool: pool.clone(),
+        readers: readers.clone(),
+        published: published.clone(),
+        spools: spool::Directory::new(directory.clone()),
+        http1: Arc::new(move |socket: OwnedFd, read: Vec<u8>| {
+            // A full edge closes the socket: dropping it does.
+            let _ = edge_handle.adopt(socket, read, edge::Surface::Client);
+        }),
+    });
+
+    let mut listeners = Vec::new();
+    for url in &config.listen_client_urls {
+        listeners.push(bind(url, layout.shards)?);
+    }
+    let clock = Clock::start();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::new(AtomicBool::new(false));
+    let log_doorbell = doorbell()?;
+    let log_mailbox = Mailbox::new(log_doorbell.clone());
+    let log_sender = log_mailbox.sender();
+    let mut cores = Vec::new();
+    let mut links = Vec::new();
+    let mut mail_senders = Vec::new();
+    let mut shard_parts = Vec::new();
+    let loads: Arc<Vec<AtomicUsize>> = Arc::new((0..layout.shards).map(|_| AtomicUsize::new(0)).collect());
+    for number in 0..layout.shards {
+        let shard_doorbell = if layout.shared { log_doorbell.clone() } else { doorbell()? };
+        let (to_log, inbox) = ring(PROPOSAL_RING_SLOTS);
+        let (outbox, from_log) = ring(OUTCOME_RING_SLOTS);
+        let mailbox = Mailbox::new(shard_doorbell.clone());
+        mail_senders.push(mailbox.sender());
+        links.push(ShardLink { inbox, outbox, doorbell: shard_doorbell.clone() });
+        shard_parts.push((number, shard_doorbell, to_log, from_log, mailbox));
+    }
+    let limits = Arc::new(net_limits(&config));
+    let mut make_shards = Vec::new();
+    for (number, shard_doorbell, to_log, from_log, mailbox) in shard_parts {
+        let listeners: Vec<OwnedFd> = listeners
+            .iter_mut()
+            .filter_map(|of_shards: &mut Vec<Option<OwnedFd>>| of_shards.get_mut(number)?.take())
+            .collect();
+        let api_config = api_config(&config, number, boot);
+        let (published, readers, meter) = (published.clone(), readers.clone(), meters[number].clone());
+        let (peers, loads, environment) = (mail_senders.clone(), loads.clone(), environment.clone());
+        let (limits, log_doorbell) = (limits.clone(), log_doorbell.clone());
+        let make = move || {
+            ShardCore::new(Parts {
+                shard: api::Shard::new(api_config, published, readers.register(), meter),
+                number: number as u16,
+                listeners,
+                to_log,
+                log_doorbell,
+                from_log,
+                mailbox,
+                peers,
+                loads,
+                environment,
+                limits,
+            })
+        };
+        make_shards.push((shard_doorbell, Box::new(make) as Box<dyn FnOnce() -> ShardCore + Send>));
+    }
+    let hooks = Hooks { ready: ready_hook(&config), stopped: raise(&stopped) };
+    let make_log = {
+        let (pool, files, meter) = (pool.clone(), files.clone(), core_meter);
+        move || LogCore::new(replica, links, log_mailbox, pool, files, hooks, meter)
+    };
+    let cpus = limits_check::affinity_cores();
+    let mut make_log = Some(Box::new(make_log) as Box<dyn FnOnce() -> LogCore + Send>);
+    if !layout.shared {
+        cores.push(Core {
+            name: "log".into(),
+            cpu: cpu_for(&cpus, 0, layout),
+            doorbell: log_doorbell.clone(),
+            log: make_log.take(),
+            shard: None,
+        });
+    }
+    for (number, (shard_doorbell, make)) in make_shards.into_iter().enumerate() {
+        cores.push(Core {
+            name: format!("shard-{number}"),
+            cpu: cpu_for(&cpus, number + 1, layout),
+            doorbell: shard_doorbell,
+            log: make_log.take(),
+            shard: Some(make),
+        });
+    }
+    let mut threads = Vec::new();
+    for core in cores {
+        let thread = spawn(core, clock, stop.clone());
+        threads.push(thread.map_err(|error| format!("cannot start a core: {error}"))?);
+    }
+
+    let signal = loop {
+        status.poll();
+        if let Some(signal) = signals::wait(WATCH_INTERVAL) {
+            break signal;
+        }
+    };
+    emit(Level::Info, "received signal; shutting down", &[("signal", signal)]);
+    let _ = notify::stopping();
+    for sender in &mail_senders {
+        sender.send(Mail::Drain);
+    }
+    let deadline = Instant::now() + DRAIN;
+    let open = || loads.iter().map(|load| load.load(Ordering::Relaxed)).sum::<usize>();
+    while open() > 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    log_sender.send(replica::Event::Stop);
+    while !stopped.load(Ordering::Acquire) && Instant::now() < deadline + DRAIN {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    stop.store(true, Ordering::Release);
+    for thread in threads {
+        let _ = thread.join();
+    }
+    pool.close();
+    for thread in pool_threads {
+        let _ = thread.join();
+    }
+    let _ = edge.stop();
+    emit(Level::Info, "stopped", &[]);
+    Ok(())
+}
+
+fn prepare_directory(path: &Path) -> Result<PathBuf, String> {
+    use std::os::unix::fs::DirBuilderExt;
+    let shown = path.display();
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        format!("cannot create the data directory {shown}: {error}; name another one with --data-dir")
+    })?;
+    if path.join("member").is_dir() {
+        return Err(format!(
+            "{shown} is a data directory of etcd, which this version cannot open: name another one with --data-dir, \
+             and bring the data over with etcdctl make-mirror or a snapshot"
+        ));
+    }
+    path.canonicalize().map_err(|error| format!("cannot use the data directory {shown}: {error}"))
+}
+
+fn entropy() -> std::io::Result<u64> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn replica_start(config: &Config, boot: u64) -> replica::Start {
+    let texts = |urls: &[crate::config::Url]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let member = replica::founding_member(
+        &config.name,
+        &texts(&config.initial_advertise_peer_urls),
+        &texts(&config.advertise_client_urls),
+        &config.initial_cluster_token,
+    );
+    replica::Start {
+        options: replica::Options {
+            member,
+            heartbeat_ms: config.heartbeat_interval_ms,
+            election_ms: config.election_timeout_ms,
+            auto_compaction: match config.auto_compaction {
+                AutoCompaction::Off => replica::AutoCompaction::Off,
+                AutoCompaction::Periodic(retention) => {
+                    replica::AutoCompaction::Periodic { retention_ms: retention.as_millis() as u64 }
+                }
+                AutoCompaction::Revision(revisions) => {
+                    replica::AutoCompaction::Revision { revisions: revisions as i64 }
+                }
+            },
+            checkpoint: replica::CheckpointPolicy::default(),
+            memory_budget_bytes: config.memory_budget_bytes.unwrap_or(base::limits::MEMORY_BUDGET_BYTES),
+            cluster_version: config.cluster_version(),
+        },
+        quota_config_bytes: config.quota_backend_bytes,
+        tree: tree::Options::default(),
+        wal: wal::Options::new(boot),
+        boot,
+    }
+}
+
+fn log_report(report: &replica::OpenReport) {
+    let (member, cluster) = (format!("{:x}", report.member_id), format!("{:x}", report.cluster_id));
+    let (applied, replayed) = (report.applied.to_string(), report.replayed_entries.to_string());
+    let fields = [
+        ("local-member-id", member.as_str()),
+        ("cluster-id", cluster.as_str()),
+        ("checkpoint-index", applied.as_str()),
+        ("log-entries", replayed.as_str()),
+    ];
+    emit(Level::Info, if report.founded { "founded a new member" } else { "recovered the member" }, &fields);
+    if let Some(what) = &report.store.unreadable {
+        emit(Level::Warn, "a meta of the data file is not whole; the other one was used", &[("what", what)]);
+    }
+    if let Some(what) = &report.store.bitmap_rebuilt {
+        emit(Level::Warn, "the allocation bitmap was damaged and has been rebuilt", &[("what", what)]);
+    }
+    if let Some(what) = &report.store.reserve_missing {
+        emit(Level::Warn, "the disk has no room for the reserve", &[("what", what)]);
+    }
+    if let Some(cut) = &report.cut {
+        let what = format!("{cut:?}");
+        emit(
+            Level::Info,
+            "cut a torn batch from the log's end; it was never acknowledged",
+            &[("cut", &what)],
+        );
+    }
+}
+
+fn api_config(config: &Config, number: usize, boot: u64) -> api::Config {
+    api::Config {
+        shard: number as u16,
+        version: config.reported_version.clone(),
+        max_txn_ops: config.max_txn_ops as usize,
+        max_request_bytes: config.max_request_bytes as usize,
+        request_timeout_ms: config.request_timeout_ms(),
+        progress_interval_ms: config.watch_progress_notify_interval.as_millis() as u64,
+        seed: boot ^ number as u64,
+    }
+}
+
+fn net_limits(config: &Config) -> net::Limits {
+    let ms = |duration: Duration| duration.as_millis() as u64;
+    net::Limits {
+        max_message_bytes: config.max_request_bytes as usize + base::limits::GRPC_OVERHEAD_BYTES,
+        max_concurrent_streams: config.max_concurrent_streams,
+        ping_min_time_ms: ms(config.grpc_keepalive_min_time),
+        keepalive_interval_ms: ms(config.grpc_keepalive_interval),
+        keepalive_timeout_ms: ms(config.grpc_keepalive_timeout),
+        ..net::Limits::default()
+    }
+}
+
+fn edge_options(config: &Config) -> Result<edge::Options, String> {
+    let mut listen = Vec::new();
+    let surfaces = [
+        (&config.listen_client_http_urls, edge::Surface::Client),
+        (&config.listen_metrics_urls, edge::Surface::Metrics),
+    ];
+    for (urls, surface) in surfaces {
+        for url in urls {
+            let bind = match url.scheme() {
+                Scheme::Unix | Scheme::Unixs => edge::Bind::Unix(url.socket_path().into()),
+                Scheme::Http | Scheme::Https => {
+                    let address: SocketAddr =
+                        url.bind_address().map_err(|error| format!("cannot resolve {url}: {error}"))?;
+                    edge::Bind::Tcp(address)
+                }
+            };
+            listen.push(edge::Listen { bind, surface });
+        }
+    }
+    Ok(edge::Options {
+        listen,
+        access: edge::Access { hosts: config.host_whitelist.clone(), origins: config.cors.clone() },
+        gateway: config.enable_grpc_gateway,
+        request_timeout_ms: config.request_timeout_ms(),
+        ..edge::Options::default()
+    })
+}
+
+/// One listener for each shard, on one address: the kernel spreads connections over them.
+fn bind(url: &crate::config::Url, shards: usize) -> Result<Vec<Option<OwnedFd>>, String> {
+    let failed = |error: std::io::Error| format!("cannot listen on {url}: {error}");
+    match url.scheme() {
+        Scheme::Unix | Scheme::Unixs => {
+            Ok(vec![Some(listen::unix(Path::new(&url.socket_path())).map_err(failed)?)])
+        }
+        Scheme::Http | Scheme::Https => {
+            let address = url.bind_address().map_err(failed)?;
+            (0..shards).map(|_| listen::tcp(address, shards > 1).map(Some).map_err(failed)).collect()
+        }
+    }
+}
+
+fn doorbell() -> Result<Doorbell, String> {
+    Doorbell::new().map_err(|error| format!("cannot make a wake-up descriptor: {error}"))
+}
+
+/// Cores stay on processors of their own where there are enough; with one or two, the scheduler knows better.
+fn cpu_for(cpus: &[usize], position: usize, layout: Layout) -> Option<usize> {
+    if layout.shared || cpus.len() < layout.shards + 1 { None } else { cpus.get(position).copied() }
+}
+
+fn ready_hook(config: &Config) -> Box<dyn FnOnce() + Send> {
+    let urls: Vec<(String, bool)> =
+        config.listen_client_urls.iter().map(|url| (url.authority(), url.scheme().is_tls())).collect();
+    Box::new(move || {
+        emit(Level::Info, "ready to serve client requests", &[]);
+        for (address, tls) in &urls {
+            let message = if *tls {
+                "serving client traffic securely"
+            } else {
+                "serving client traffic insecurely; this is strongly discouraged!"
+            };
+            emit(Level::Info, message, &[("traffic", "grpc+http"), ("address", address)]);
+        }
+        if let Err(error) = notify::ready() {
+            emit(Level::Warn, "failed to notify systemd for readiness", &[("error", &error.to_string())]);
+        }
+    })
+}
+
+fn raise(flag: &Arc<AtomicBool>) -> Box<dyn FnOnce() + Send> {
+    let flag = flag.clone();
+    Box::new(move || flag.store(true, Ordering::Release))
+}

@@ -1,0 +1,293 @@
+//! Making a published root durable, off the writer's thread.
+//!
+//! The writer only cuts: it hands over the root, the set of pages written since the last cut, and the set of all
+//! reachable pages. The job stamps and writes the former from their own addresses, writes the latter as a bitmap,
+//! syncs, writes the meta into the slot of the older one, syncs. At every instant one of the two metas is whole, and
+//! all that it reaches is on the device (law 6):
+//!
+//! | crash | newest whole meta | its pages |
+//! |---|---|---|
+//! | before the first sync ended | the last one | untouched: what it reaches is not reused, so not rewritten |
+//! | during the write of the meta | the last one, in the other slot | as above |
+//! | after the second sync began | this one, or as above | durable by the first sync |
+//!
+//! Any error of the job is for the caller to end the process with (law 8): nothing here is tried again.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use disk::AlignedBuf;
+
+use crate::Stamp;
+use crate::bits::Bits;
+use crate::meta::{Meta, SLOTS, records};
+use crate::node::PAGE_BYTES;
+use crate::pages::Extent;
+use crate::space::Space;
+use crate::store::Store;
+
+/// One write, at most, pages: 1 MiB.
+const WRITE_PAGES: u32 = 256;
+/// Writes handed to the device together, at most: what `write_many` keeps in flight.
+const WRITES_TOGETHER: usize = 32;
+
+/// A checkpoint that is on the device, or will be.
+#[derive(Clone, Debug)]
+pub(crate) struct Durable {
+    pub sequence: u64,
+    pub publication: u64,
+    pub stamp: Stamp,
+    pub bitmap: Extent,
+    pub pages: u32,
+}
+
+struct Running {
+    durable: Durable,
+    dirty: Arc<Bits>,
+}
+
+/// The writer's books of what is durable.
+pub(crate) struct Checkpoints {
+    newer: Durable,
+    older: Option<Durable>,
+    running: Option<Running>,
+}
+
+impl Checkpoints {
+    pub fn new(newer: Durable, older: Option<Durable>) -> Checkpoints {
+        assert!(
+            older.as_ref().is_none_or(|older| older.sequence < newer.sequence),
+            "sequences count upwards"
+        );
+        Checkpoints { newer, older, running: None }
+    }
+
+    /// Of the older durable meta; of the only one while there is but one.
+    pub fn older_publication(&self) -> u64 {
+        self.older.as_ref().map_or(self.newer.publication, |older| older.publication)
+    }
+
+    /// Whether the page is among those that a running job stamps and writes.
+    pub fn is_being_written(&self, no: u32) -> bool {
+        self.running.as_ref().is_some_and(|running| running.dirty.contains(no))
+    }
+
+    /// Pages of bitmaps, which are neither live nor free.
+    pub fn held(&self) -> impl Iterator<Item = Extent> + '_ {
+        let running = self.running.as_ref().map(|running| &running.durable);
+        let all = std::iter::once(&self.newer).chain(&self.older).chain(running);
+        all.map(|durable| durable.bitmap).filter(|bitmap| bitmap.pages > 0)
+    }
+
+    /// No durable meta speaks of pages at or above.
+    pub fn pages(&self) -> u32 {
+        self.newer.pages.max(self.older.as_ref().map_or(0, |older| older.pages))
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+}
+
+/// A cut, to be run on a thread that may block.
+#[must_use = "a cut that is not run never becomes durable"]
+pub struct CheckpointJob {
+    space: Arc<Space>,
+    dirty: Arc<Bits>,
+    live: Bits,
+    meta: Meta,
+    bandwidth: Arc<AtomicU64>,
+}
+
+/// A checkpoint that is durable; for [`Store::checkpoint_done`].
+#[derive(Debug)]
+pub struct CheckpointDone {
+    sequence: u64,
+    /// Written, bytes.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Takes the published root for a checkpoint; `None` while one is running. Call it between batches. All pages
+    /// that the root reaches are copied from now on before they change.
+    pub fn cut(&mut self) -> Option<CheckpointJob> {
+        assert!(!self.touched, "a cut is made between batches: publish first");
+        if self.checkpoints.running.is_some() {
+            return None;
+        }
+        // One bit a page. The bitmap's own pages come from the reserve if need be.
+        let bits = u64::from(self.pages.frontier()) + u64::from(self.pages.chunk());
+        let pages = u32::try_from(bits.div_ceil(8 * PAGE_BYTES as u64)).expect("a bitmap fits a chunk");
+        let page = loop {
+            if let Some(page) = self.pages.allocate_held(pages) {
+                break page;
+            }
+            if let Err(error) = self.grow(u64::from(pages)) {
+                panic!("the data file is full where the reserve should be: {error}");
+            }
+        };
+        let bitmap = Extent { page, pages };
+        let dirty = Arc::new(std::mem::take(&mut self.pages.dirty));
+        let live = self.pages.live.clone();
+        let publication = self.batch() - 1;
+        let durable = Durable {
+            sequence: self.checkpoints.newer.sequence + 1,
+            publication,
+            stamp: self.working.stamp,
+            bitmap,
+            pages: self.pages.frontier(),
+        };
+        let meta = Meta {
+            sequence: durable.sequence,
+            publication,
+            pages: durable.pages,
+            chunk_bytes: u64::from(self.pages.chunk()) * PAGE_BYTES as u64,
+            bitmap,
+            bitmap_crc: 0,
+            stamp: durable.stamp,
+            trees: records(self.readers.specs(), &self.working.trees),
+        };
+        self.checkpoints.running = Some(Running { durable, dirty: dirty.clone() });
+        let (space, bandwidth) = (self.readers.space().clone(), self.bandwidth.clone());
+        Some(CheckpointJob { space, dirty, live, meta, bandwidth })
+    }
+
+    /// Takes note that the job has ended well: what only the meta before the last one held is free. Returns the
+    /// stamp that is now durable.
+    pub fn checkpoint_done(&mut self, done: CheckpointDone) -> Stamp {
+        let running = self.checkpoints.running.take().expect("a checkpoint is running");
+        assert!(running.durable.sequence == done.sequence, "checkpoints end in the order of their cuts");
+        let newer = std::mem::replace(&mut self.checkpoints.newer, running.durable);
+        if let Some(gone) = self.checkpoints.older.replace(newer).filter(|gone| gone.bitmap.pages > 0) {
+            self.pages.free_held(gone.bitmap);
+        }
+        self.release();
+        self.truncate_free_tail();
+        self.checkpoints.newer.stamp
+    }
+
+    /// The stamp of the newest durable checkpoint.
+    pub fn durable_stamp(&self) -> &Stamp {
+        &self.checkpoints.newer.stamp
+    }
+
+    /// A cut was made and its job has not been reported done.
+    pub fn checkpoint_running(&self) -> bool {
+        self.checkpoints.is_running()
+    }
+
+    /// Bytes a second that a checkpoint may write, also one already running; 0 is no limit.
+    pub fn set_checkpoint_bandwidth(&self, bytes_per_second: u64) {
+        self.bandwidth.store(bytes_per_second, Ordering::Relaxed);
+    }
+}
+
+impl CheckpointJob {
+    /// Bytes of pages that the job will write.
+    pub fn bytes(&self) -> u64 {
+        self.dirty.count() * PAGE_BYTES as u64
+    }
+
+    /// The stamp that will be durable.
+    pub fn stamp(&self) -> &Stamp {
+        &self.meta.stamp
+    }
+
+    /// Writes and syncs; blocks for as long as the device takes. After an error the process must end.
+    pub fn run(mut self) -> io::Result<CheckpointDone> {
+        let mut pace = Pace { bandwidth: self.bandwidth.clone(), bytes: 0, debt: Duration::ZERO };
+        self.write_pages(&mut pace)?;
+        self.write_bitmap()?;
+        let file = self.space.mapping().file();
+        file.sync()?;
+        let mut block = AlignedBuf::zeroed(PAGE_BYTES);
+        self.meta.encode(&mut block);
+        file.write_at(u64::from(self.meta.slot()) * PAGE_BYTES as u64, &block)?;
+        file.sync()?;
+        Ok(CheckpointDone { sequence: self.meta.sequence, bytes: pace.bytes })
+    }
+
+    fn write_pages(&self, pace: &mut Pace) -> io::Result<()> {
+        let chunk = self.space.mapping().chunk_pages();
+        let mut extents: Vec<Extent> = Vec::with_capacity(WRITES_TOGETHER);
+        let mut stamped = 0;
+        let mut next = self.dirty.next_from(SLOTS);
+        while let Some(no) = next {
+            let pages = self.space.stamp(no, self.meta.sequence);
+            stamped += u64::from(pages);
+            match extents.last_mut() {
+                Some(last)
+                    if last.page + last.pages == no
+                        && !no.is_multiple_of(chunk)
+                        && last.pages + pages <= WRITE_PAGES =>
+                {
+                    last.pages += pages;
+                }
+                _ => {
+                    if extents.len() == WRITES_TOGETHER {
+                        self.write(&extents, pace)?;
+                        extents.clear();
+                    }
+                    extents.push(Extent { page: no, pages });
+                }
+            }
+            next = self.dirty.next_from(no + pages);
+        }
+        assert!(stamped == self.dirty.count(), "the pages of a cut are those of its nodes and runs");
+        self.write(&extents, pace)
+    }
+
+    fn write(&self, extents: &[Extent], pace: &mut Pace) -> io::Result<()> {
+        if extents.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let offset = |extent: &Extent| u64::from(extent.page) * PAGE_BYTES as u64;
+        let writes: Vec<(u64, &[u8])> = extents
+            .iter()
+            .map(|extent| (offset(extent), self.space.stamped(extent.page, extent.pages)))
+            .collect();
+        self.space.mapping().file().write_many(&writes)?;
+        pace.wrote(writes.iter().map(|(_, bytes)| bytes.len() as u64).sum(), started.elapsed());
+        Ok(())
+    }
+
+    fn write_bitmap(&mut self) -> io::Result<()> {
+        let mut block = AlignedBuf::zeroed(self.meta.bitmap.pages as usize * PAGE_BYTES);
+        let words = self.live.words();
+        let used = words.len() - words.iter().rev().take_while(|word| **word == 0).count();
+        assert!(used * 8 <= block.len(), "all live pages are below the frontier");
+        for (place, word) in block.chunks_exact_mut(8).zip(&words[..used]) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        self.meta.bitmap_crc = base::crc32c(&block);
+        self.space.mapping().file().write_at(u64::from(self.meta.bitmap.page) * PAGE_BYTES as u64, &block)
+    }
+}
+
+/// Keeps the job's mean rate below the cap by sleeping between writes.
+struct Pace {
+    bandwidth: Arc<AtomicU64>,
+    bytes: u64,
+    /// Time that was slept too short so far.
+    debt: Duration,
+}
+
+impl Pace {
+    fn wrote(&mut self, bytes: u64, took: Duration) {
+        self.bytes += bytes;
+        let cap = self.bandwidth.load(Ordering::Relaxed);
+        if cap == 0 {
+            self.debt = Duration::ZERO;
+            return;
+        }
+        let due = self.debt + Duration::from_secs_f64(bytes as f64 / cap as f64);
+        self.debt = due.saturating_sub(took);
+        if self.debt >= Duration::from_millis(1) {
+            std::thread::sleep(self.debt);
+            self.debt = Duration::ZERO;
+        }
+    }
+}

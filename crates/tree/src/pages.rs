@@ -1,0 +1,451 @@
+//! Which page may be used for what, and when a freed page may be used again.
+//!
+//! A page is *live* (the working root reaches it), *waiting* (superseded, but a pin or a durable meta may still reach
+//! it), *held* by a checkpoint's bitmap, or *free*. Law 6 is kept here and nowhere else, in [`Pages::bounds`]:
+//!
+//! - A page that was born after the last cut and superseded before the next is in no checkpoint. It waits for the
+//!   pins alone, and is reused first of all: it is hot, and steady overwriting does not grow the file.
+//! - Any other page waits for the pins and for the older of the two durable metas, so that either is a whole tree.
+//! - A page born and superseded in the same batch never was anyone's: it is free at once.
+//!
+//! Numbers: a page superseded in batch `w` is reached by publications below `w` only.
+
+use std::collections::VecDeque;
+
+use crate::bits::{Bits, FreeSet};
+
+/// Pages side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub page: u32,
+    pub pages: u32,
+}
+
+/// Until which superseding publication waiting pages are free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// For pages that no checkpoint has.
+    pub fleeting: u64,
+    /// For pages that one may have.
+    pub durable: u64,
+}
+
+/// What may still reach a superseded page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holders {
+    /// The oldest publication under a pin, or the last one.
+    pub oldest_pin: u64,
+    /// The publication of the older durable meta, or of the only one.
+    pub older_meta: u64,
+    /// The publication at which a drop of cold pages began that is still under way.
+    pub dropping: Option<u64>,
+}
+
+/// Hot free pages of each run length kept for reuse before all others; more go to the common set.
+const HOT_PAGES_MAX: usize = 4096;
+/// Run lengths, pages, that have a hot list.
+const HOT_LENGTHS: usize = 32;
+
+#[derive(Default)]
+pub(crate) struct Pages {
+    /// The working root reaches it.
+    pub live: Bits,
+    /// Live, and born since the last cut.
+    pub dirty: Bits,
+    /// In private memory: written (or populated for writing) since the mapping or the last drop.
+    pub private: Bits,
+    free: FreeSet,
+    /// By length in pages, from 1: the last freed is the first used.
+    hot: Vec<Vec<u32>>,
+    hot_pages: u64,
+    /// All pages from here on were never used: `frontier..mapped`.
+    frontier: u32,
+    mapped: u32,
+    chunk: u32,
+    /// Superseded in the open batch.
+    open_fleeting: Vec<Extent>,
+    open_durable: Vec<Extent>,
+    fleeting: VecDeque<(u64, Vec<Extent>)>,
+    durable: VecDeque<(u64, Vec<Extent>)>,
+    waiting_pages: u64,
+    spare: Vec<Vec<Extent>>,
+    /// The file shrinks to this: freed pages go among the others at once, and runs take the lowest hole.
+    pub ceiling: Option<u32>,
+    /// About so many of the pages that come next are private memory already.
+    pub ready: usize,
+}
+
+impl Pages {
+    /// `first` pages at the start belong to the metas and are never anyone's.
+    pub fn new(first: u32, mapped: u32, chunk: u32) -> Pages {
+        Pages { frontier: first, mapped, chunk, hot: vec![Vec::new(); HOT_LENGTHS], ..Pages::default() }
+    }
+
+    pub fn frontier(&self) -> u32 {
+        self.frontier
+    }
+
+    pub fn chunk(&self) -> u32 {
+        self.chunk
+    }
+
+    /// Free pages, those never used included.
+    pub fn free_pages(&self) -> u64 {
+        self.free.count() + self.hot_pages + self.tail_pages()
+    }
+
+    /// Pages at the end that were never used.
+    pub fn tail_pages(&self) -> u64 {
+        u64::from(self.mapped - self.frontier)
+    }
+
+    pub fn waiting_pages(&self) -> u64 {
+        self.waiting_pages
+    }
+
+    pub fn set_mapped(&mut self, mapped: u32) {
+        assert!(mapped >= self.frontier, "the mapping covers every page in use");
+        self.mapped = mapped;
+    }
+
+    /// Whether a run of `pages` would find room now; without `thorough`, small holes may hide one.
+    pub fn has_run(&mut self, pages: u32, thorough: bool) -> bool {
+        self.tail_start(pages).is_some() || self.free.find_run(pages, self.chunk, thorough).is_some()
+    }
+
+    /// Where a run from the tail would begin: runs do not cross chunks.
+    fn tail_start(&self, pages: u32) -> Option<u32> {
+        let room = self.chunk - self.frontier % self.chunk;
+        let start = if room >= pages { self.frontier } else { self.frontier.checked_add(room)? };
+        (start.checked_add(pages)? <= self.mapped).then_some(start)
+    }
+
+    /// Pages side by side within a chunk; `None` when there are none and the mapping must grow.
+    pub fn allocate(&mut self, pages: u32) -> Option<u32> {
+        assert!(
+            pages > 0 && pages <= self.chunk,
+            "a run of {pages} pages does not fit a chunk of {}",
+            self.chunk
+        );
+        let first = self.choose(pages)?;
+        self.mark_live(first, pages);
+        Some(first)
+    }
+
+    fn mark_live(&mut self, first: u32, pages: u32) {
+        self.ready = self.ready.saturating_sub(pages as usize);
+        for no in first..first + pages {
+            assert!(self.live.insert(no), "page {no} is allocated once");
+            self.dirty.insert(no);
+            self.private.insert(no);
+        }
+    }
+
+    fn choose(&mut self, pages: u32) -> Option<u32> {
+        if let Some(hot) = self.hot.get_mut(pages as usize - 1)
+            && let Some(first) = hot.pop()
+        {
+            self.hot_pages -= u64::from(pages);
+            return Some(first);
+        }
+        let found = if pages == 1 {
+            self.free.next_from(0)
+        } else {
+            self.free.find_run(pages, self.chunk, self.ceiling.is_some())
+        };
+        if let Some(first) = found {
+            self.free.remove_run(first, pages);
+            return Some(first);
+        }
+        match self.tail_start(pages) {
+            Some(start) => {
+                if start > self.frontier {
+                    self.free.insert_run(self.frontier, start - self.frontier);
+                }
+                self.frontier = start + pages;
+                Some(start)
+            }
+            // The bounded search may have missed a hole; before the file grows, look at all of them.
+            None if pages > 1 => {
+                let first = self.free.find_run(pages, self.chunk, true)?;
+                self.free.remove_run(first, pages);
+                Some(first)
+            }
+            None => None,
+        }
+    }
+
+    /// A free extent that ends at or below `ceiling`, for what moves down while the file shrinks.
+    pub fn allocate_below(&mut self, pages: u32, ceiling: u32) -> Option<u32> {
+        let first = match pages {
+            1 => self.free.next_from(0)?,
+            _ => self.free.find_run(pages, self.chunk, true)?,
+        };
+        if first + pages > ceiling {
+            return None;
+        }
+        self.free.remove_run(first, pages);
+        self.mark_live(first, pages);
+        Some(first)
+    }
+
+    /// The working root no longer reaches these pages. `unpublished`: they were born in the open batch.
+    pub fn supersede(&mut self, extent: Extent, unpublished: bool) {
+        let fleeting = self.dirty.contains(extent.page);
+        assert!(fleeting || !unpublished, "page {}: what was born in this batch is dirty", extent.page);
+        for no in extent.page..extent.page + extent.pages {
+            assert!(self.live.remove(no), "page {no} is superseded once");
+            if fleeting {
+                self.dirty.remove(no);
+            }
+        }
+        if unpublished {
+            self.make_free(extent, true);
+            return;
+        }
+        self.waiting_pages += u64::from(extent.pages);
+        if fleeting { &mut self.open_fleeting } else { &mut self.open_durable }.push(extent);
+    }
+
+    /// The open batch was published as `number`: what it superseded waits for that number.
+    pub fn seal(&mut self, number: u64) {
+        for durable in [false, true] {
+            let spare = self.spare.pop().unwrap_or_default();
+            let (open, queue) = if durable {
+                (&mut self.open_durable, &mut self.durable)
+            } else {
+                (&mut self.open_fleeting, &mut self.fleeting)
+            };
+            if open.is_empty() {
+                self.spare.push(spare);
+                continue;
+            }
+            assert!(queue.back().is_none_or(|(last, _)| *last < number), "publications count upwards");
+            queue.push_back((number, std::mem::replace(open, spare)));
+        }
+    }
+
+    /// THE rule of reuse: the lowest of all that may still reach a page.
+    pub fn bounds(holders: Holders) -> Bounds {
+        let fleeting = holders.oldest_pin;
+        let durable = fleeting.min(holders.older_meta).min(holders.dropping.unwrap_or(u64::MAX));
+        Bounds { fleeting, durable }
+    }
+
+    /// Frees what waits and is out of everyone's reach.
+    pub fn release(&mut self, holders: Holders) {
+        let bounds = Self::bounds(holders);
+        for durable in [false, true] {
+            let (queue, bound) = if durable {
+                (&mut self.durable, bounds.durable)
+            } else {
+                (&mut self.fleeting, bounds.fleeting)
+            };
+            let mut freed = Vec::new();
+            while queue.front().is_some_and(|(number, _)| *number <= bound) {
+                freed.extend(queue.pop_front());
+            }
+            for (_, mut extents) in freed {
+                for extent in extents.drain(..) {
+                    self.waiting_pages -= u64::from(extent.pages);
+                    self.make_free(extent, !durable);
+                }
+                if self.spare.len() < 16 {
+                    self.spare.push(extents);
+                }
+            }
+        }
+    }
+
+    fn make_free(&mut self, extent: Extent, hot: bool) {
+        if hot
+            && self.ceiling.is_none()
+            && let Some(list) = self.hot.get_mut(extent.pages as usize - 1)
+            && list.len() * (extent.pages as usize) < HOT_PAGES_MAX
+        {
+            list.push(extent.page);
+            self.hot_pages += u64::from(extent.pages);
+        } else {
+            self.free.insert_run(extent.page, extent.pages);
+        }
+    }
+
+    /// Puts the hot pages among the others, so that the lowest free page is what it is.
+    pub fn cool(&mut self) {
+        for (i, list) in self.hot.iter_mut().enumerate() {
+            for first in list.drain(..) {
+                self.free.insert_run(first, i as u32 + 1);
+            }
+        }
+        self.hot_pages = 0;
+    }
+
+    /// Takes pages for a checkpoint's bitmap: neither live nor free. They do not go through the mapping.
+    pub fn allocate_held(&mut self, pages: u32) -> Option<u32> {
+        self.choose(pages)
+    }
+
+    pub fn free_held(&mut self, extent: Extent) {
+        self.free.insert_run(extent.page, extent.pages);
+    }
+
+    /// At start: the pages that only the older meta reaches wait, all others below `frontier` that are not live and
+    /// not held are free.
+    pub fn restore(
+        &mut self,
+        live: Bits,
+        older_only: &Bits,
+        held: &[Extent],
+        frontier: u32,
+        publication: u64,
+    ) {
+        assert!(frontier >= self.frontier && frontier <= self.mapped, "the file covers every page in use");
+        let is_held = |no: u32| held.iter().any(|h| (h.page..h.page + h.pages).contains(&no));
+        let mut waiting = Vec::new();
+        for no in self.frontier..frontier {
+            if live.contains(no) || is_held(no) {
+                continue;
+            }
+            if older_only.contains(no) {
+                waiting.push(Extent { page: no, pages: 1 });
+            } else {
+                self.free.insert(no);
+            }
+        }
+        self.frontier = frontier;
+        self.waiting_pages = waiting.len() as u64;
+        self.live = live;
+        if !waiting.is_empty() {
+            self.durable.push_back((publication, waiting));
+        }
+    }
+
+    /// Lowers the frontier over free pages at the end. Returns it.
+    pub fn retract(&mut self) -> u32 {
+        while let Some(last) = self.free.last().filter(|last| last + 1 == self.frontier) {
+            self.free.remove(last);
+            self.private.remove(last);
+            self.frontier = last;
+        }
+        self.frontier
+    }
+
+    /// Free pages from the lowest up, then those never used: what will be allocated next.
+    pub fn next_to_use(&self) -> impl Iterator<Item = u32> + '_ {
+        let mut from = Some(0);
+        let listed = std::iter::from_fn(move || {
+            let found = self.free.next_from(from?)?;
+            from = found.checked_add(1);
+            Some(found)
+        });
+        listed.chain(self.frontier..self.mapped)
+    }
+
+    /// Takes a free page out of use until [`Pages::free_held`].
+    pub fn withhold(&mut self, no: u32) {
+        self.free.remove(no);
+    }
+
+    /// The mapping no longer has pages from `no` on.
+    pub fn forget_from(&mut self, no: u32) {
+        while let Some(gone) = self.private.next_from(no) {
+            self.private.remove(gone);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn is_free(&self, no: u32) -> bool {
+        let hot = || {
+            self.hot
+                .iter()
+                .enumerate()
+                .any(|(i, list)| list.iter().any(|first| (*first..*first + i as u32 + 1).contains(&no)))
+        };
+        no >= self.frontier || self.free.contains(no) || hot()
+    }
+
+    /// All free pages below the frontier.
+    pub fn free_bits(&self) -> Bits {
+        let mut bits = Bits::default();
+        let mut from = 0;
+        while let Some(no) = self.free.next_from(from) {
+            bits.insert(no);
+            from = no + 1;
+        }
+        for (i, list) in self.hot.iter().enumerate() {
+            for first in list {
+                (*first..*first + i as u32 + 1)
+                    .for_each(|no| assert!(bits.insert(no), "page {no} is free twice"));
+            }
+        }
+        bits
+    }
+
+    /// All waiting pages.
+    pub fn waiting_bits(&self) -> Bits {
+        let mut bits = Bits::default();
+        let queued = self.fleeting.iter().chain(&self.durable).flat_map(|(_, extents)| extents);
+        for extent in queued.chain(&self.open_fleeting).chain(&self.open_durable) {
+            for no in extent.page..extent.page + extent.pages {
+                assert!(bits.insert(no), "page {no} waits twice");
+            }
+        }
+        bits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holders(oldest_pin: u64, older_meta: u64) -> Holders {
+        Holders { oldest_pin, older_meta, dropping: None }
+    }
+
+    #[test]
+    fn fleeting_pages_wait_for_pins_and_durable_ones_for_both_metas() {
+        let mut pages = Pages::new(2, 64, 16);
+        let (a, b) = (pages.allocate(1).unwrap(), pages.allocate(1).unwrap());
+        pages.seal(1);
+        pages.dirty.remove(b); // a cut at publication 1 took it, but not `a`
+        pages.supersede(Extent { page: a, pages: 1 }, false);
+        pages.supersede(Extent { page: b, pages: 1 }, false);
+        pages.seal(2);
+        pages.release(holders(1, 1));
+        assert_eq!(pages.waiting_pages(), 2, "publication 1 is pinned");
+        pages.release(holders(2, 1));
+        assert!(pages.is_free(a) && !pages.is_free(b), "the meta of publication 1 holds b");
+        pages.release(Holders { oldest_pin: 2, older_meta: 2, dropping: Some(1) });
+        assert!(!pages.is_free(b), "a drop under way may be reading b");
+        pages.release(holders(2, 2));
+        assert!(pages.is_free(b));
+        assert_eq!(pages.allocate(1), Some(a), "the hot page comes first");
+        assert_eq!(pages.allocate(1), Some(b), "then the lowest");
+    }
+
+    #[test]
+    fn runs_do_not_cross_chunks_and_skipped_pages_stay_free() {
+        let mut pages = Pages::new(2, 48, 16);
+        assert_eq!(pages.allocate(10), Some(2));
+        assert_eq!(pages.allocate(10), Some(16), "12..22 would cross 16");
+        assert_eq!(pages.allocate(4), Some(12), "the skipped pages");
+        assert_eq!(pages.allocate(16), Some(32));
+        assert_eq!(pages.allocate(7), None);
+        assert_eq!(pages.allocate(6), Some(26));
+        assert_eq!(pages.free_pages(), 0);
+        pages.supersede(Extent { page: 32, pages: 16 }, true);
+        assert_eq!(pages.allocate(16), Some(32), "born in this batch: free at once");
+    }
+
+    #[test]
+    fn the_frontier_retracts_over_free_pages_only() {
+        let mut pages = Pages::new(2, 64, 16);
+        let all: Vec<u32> = (0..20).map(|_| pages.allocate(1).unwrap()).collect();
+        for no in &all[10..] {
+            pages.supersede(Extent { page: *no, pages: 1 }, true);
+        }
+        pages.cool();
+        assert_eq!(pages.retract(), 12);
+        assert_eq!(pages.free_pages(), 52);
+    }
+}

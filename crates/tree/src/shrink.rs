@@ -1,0 +1,226 @@
+//! Defragmentation while the store runs: pages beyond a line move to free pages below it, a few leaves at a time, and
+//! the chunks that are left empty are taken off the file.
+//!
+//! A pass goes over all trees in key order, because a page does not know its parent. What it moves becomes part of
+//! the open batch like any other change, so readers and checkpoints need not know of it. The file is cut when no
+//! durable meta, no pin and no drop reaches the tail any more: two checkpoints later at the earliest.
+
+use std::sync::Arc;
+
+use crate::TreeId;
+use crate::edit;
+use crate::node::*;
+use crate::pages::Extent;
+use crate::store::{Path, Store, encode_branch_cell, encode_leaf_cell};
+
+/// Leaves that one step looks at: a step stays far below a millisecond unless it moves long runs.
+const STEP_LEAVES: usize = 32;
+/// Pages that one step moves, at most, the last leaf's aside.
+const STEP_PAGES: u32 = 256;
+
+/// How far a pass has come.
+pub(crate) struct Pass {
+    /// Pages at or above move.
+    ceiling: u32,
+    tree: TreeId,
+    /// The next leaf is the one of this key; `None` is the first.
+    key: Option<Vec<u8>>,
+    /// Everything was looked at: the tail only waits to be out of reach.
+    moved_all: bool,
+}
+
+impl Store {
+    /// Moves some pages towards the start of the file, as part of the open batch. False when nothing is left to
+    /// move; the file itself gets shorter with the checkpoints after that.
+    pub fn shrink_step(&mut self) -> bool {
+        if self.shrink.is_none() {
+            let held: u64 = self.checkpoints.held().map(|extent| u64::from(extent.pages)).sum();
+            let live = self.pages.live.count();
+            // Some slack: what moves must not fight for the last hole with what is written meanwhile.
+            let want = live + live / 16 + 2 * held + 64;
+            let chunk = u64::from(self.pages.chunk());
+            let ceiling = want.next_multiple_of(chunk);
+            if ceiling >= u64::from(self.pages.frontier()) {
+                return false;
+            }
+            self.pages.cool();
+            let ceiling = ceiling as u32;
+            self.pages.ceiling = Some(ceiling);
+            self.shrink = Some(Pass { ceiling, tree: 0, key: None, moved_all: false });
+        }
+        let mut pass = self.shrink.take().expect("made above");
+        let mut moved = 0;
+        for _ in 0..STEP_LEAVES {
+            if pass.moved_all || moved >= STEP_PAGES {
+                break;
+            }
+            match self.shrink_leaf(&pass) {
+                // No hole is left below the line: what is above stays.
+                None => pass.moved_all = true,
+                Some((pages, next)) => {
+                    moved += pages;
+                    if next.is_none() {
+                        pass.tree += 1;
+                    }
+                    pass.key = next;
+                    pass.moved_all = pass.tree == self.working.trees.len();
+                }
+            }
+        }
+        let more = !pass.moved_all;
+        self.shrink = Some(pass);
+        more
+    }
+
+    /// Whether a pass is moving pages or waits for the tail to come out of reach.
+    pub fn is_shrinking(&self) -> bool {
+        self.shrink.is_some()
+    }
+
+    /// Moves what is beyond the line on the way to one leaf and below it. Pages moved, and the key of the next leaf.
+    fn shrink_leaf(&mut self, pass: &Pass) -> Option<(u32, Option<Vec<u8>>)> {
+        let (tree, ceiling) = (pass.tree, pass.ceiling);
+        if self.working.trees[tree].page == 0 {
+            return Some((0, None));
+        }
+        let mut path = match &pass.key {
+            Some(key) => self.find(tree, key).0,
+            None => self.first_path(tree),
+        };
+        let mut moved = 0;
+        for step in 0..path.depth {
+            if path.page[step] >= ceiling {
+                moved += self.shrink_page(tree, &mut path, step, ceiling)?;
+            }
+            if step + 1 < path.depth {
+                moved += self.shrink_separator(tree, &mut path, step, ceiling)?;
+            }
+        }
+        for at in 0..self.space().node(path.leaf()).count() {
+            moved += self.shrink_cell(tree, &mut path, at, ceiling)?;
+        }
+        let next = (0..path.depth - 1).rev().find_map(|step| {
+            let node = self.space().node(path.page[step]);
+            let at = usize::from(path.at[step]) + 1;
+            (at < node.count()).then(|| node.key(at).bytes(self.space()).to_vec())
+        });
+        Some((moved, next))
+    }
+
+    fn first_path(&self, tree: TreeId) -> Path {
+        let mut path = self.find(tree, &[]).0;
+        // The empty key is the lowest of all in every order, so this is the first leaf.
+        assert!(path.at[..path.depth - 1].iter().all(|at| *at == 0), "nothing is below the empty key");
+        path.at[path.depth - 1] = 0;
+        path
+    }
+
+    /// Owns the pages above `step`, and moves the one at `step` below the line.
+    fn shrink_page(&mut self, tree: TreeId, path: &mut Path, step: usize, ceiling: u32) -> Option<u32> {
+        self.own_above(tree, path, step);
+        let new = self.pages.allocate_below(1, ceiling)?;
+        self.touched = true;
+        self.move_page(tree, path, step, new);
+        Some(1)
+    }
+
+    /// Makes the pages above `step` part of the open batch.
+    fn own_above(&mut self, tree: TreeId, path: &mut Path, step: usize) {
+        for up in 0..step {
+            if self.space().node(path.page[up]).born() != self.batch() {
+                self.touched = true;
+                let new = self.allocate(1);
+                self.move_page(tree, path, up, new);
+            }
+        }
+    }
+
+    fn shrink_run(&mut self, run: RunRef, ceiling: u32) -> Option<RunRef> {
+        let new = RunRef { page: self.pages.allocate_below(run.pages(), ceiling)?, len: run.len };
+        self.touched = true;
+        self.writer.copy_run(run, new);
+        self.pages.supersede(Extent { page: run.page, pages: run.pages() }, false);
+        Some(new)
+    }
+
+    /// Moves the run of the separator that leads down from `step`.
+    fn shrink_separator(&mut self, tree: TreeId, path: &mut Path, step: usize, ceiling: u32) -> Option<u32> {
+        let at = usize::from(path.at[step]);
+        let Some(run) = self.space().node(path.page[step]).key(at).run().filter(|run| run.page >= ceiling)
+        else {
+            return Some(0);
+        };
+        self.own_above(tree, path, step + 1);
+        let new = self.shrink_run(run, ceiling)?;
+        let node = self.space().node(path.page[step]);
+        let mut cell = Vec::new();
+        encode_branch_cell(&mut cell, Payload::Run(new), node.child(at), node.entries(at));
+        let batch = self.batch();
+        assert!(
+            edit::replace_cell(self.writer.body(path.page[step], batch), at, &cell),
+            "cells of one length"
+        );
+        Some(new.pages())
+    }
+
+    /// Moves the runs of key and value of one entry.
+    fn shrink_cell(&mut self, tree: TreeId, path: &mut Path, at: usize, ceiling: u32) -> Option<u32> {
+        let node = self.space().node(path.leaf());
+        let beyond = |payload: Payload| payload.run().filter(|run| run.page >= ceiling);
+        let (key, value) = (beyond(node.key(at)), beyond(node.value(at)));
+        if key.is_none() && value.is_none() {
+            return Some(0);
+        }
+        self.own_above(tree, path, path.depth);
+        let mut moved = 0;
+        for (old, is_key) in [(key, true), (value, false)] {
+            let Some(old) = old else { continue };
+            let new = self.shrink_run(old, ceiling)?;
+            moved += new.pages();
+            let node = self.space().node(path.leaf());
+            let mut cell = Vec::new();
+            let (key, value) =
+                if is_key { (Payload::Run(new), node.value(at)) } else { (node.key(at), Payload::Run(new)) };
+            encode_leaf_cell(&mut cell, key, value);
+            let batch = self.batch();
+            assert!(
+                edit::replace_cell(self.writer.body(path.leaf(), batch), at, &cell),
+                "cells of one length"
+            );
+        }
+        Some(moved)
+    }
+
+    /// After a checkpoint: cuts whole free chunks off the end when a pass has emptied them and nobody reaches them.
+    pub(crate) fn truncate_free_tail(&mut self) {
+        let Some(pass) = self.shrink.as_ref().filter(|pass| pass.moved_all) else { return };
+        let ceiling = pass.ceiling;
+        // Jobs that hold page numbers of the tail must have ended.
+        if self.dropping.is_some()
+            || [&self.populating, &self.growing].iter().any(|job| Arc::strong_count(job) > 1)
+        {
+            return;
+        }
+        let frontier = self.pages.retract();
+        let reserve = self.options.reserve_bytes.div_ceil(PAGE_BYTES as u64);
+        let keep = u64::from(frontier.max(self.checkpoints.pages())) + reserve;
+        let keep = keep.next_multiple_of(u64::from(self.pages.chunk()));
+        let mapping = self.space().mapping().clone();
+        if keep < u64::from(mapping.pages()) {
+            let keep = keep as u32;
+            // A file that did not get shorter is no damage: the mapping has let go of its tail, and the next growth
+            // or shrinking finds it.
+            let _ = mapping.shrink(keep);
+            self.pages.set_mapped(mapping.pages());
+            self.pages.forget_from(keep);
+        }
+        // Done when no meta speaks of the tail any more. A page in use up there (it came while the pass went on) would
+        // never leave by itself: the next pass takes it.
+        let done = frontier <= ceiling && self.checkpoints.pages() <= ceiling;
+        let stuck = frontier > ceiling && self.pages.live.contains(frontier - 1);
+        if done || stuck {
+            self.pages.ceiling = None;
+            self.shrink = None;
+        }
+    }
+}

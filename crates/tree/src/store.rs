@@ -1,0 +1,557 @@
+//! The writer: insert, replace, take, remove, publish. One per data file; owned by the thread that applies.
+//!
+//! A batch is everything since the last [`Store::publish`]. Pages born in it are changed in place, all others are
+//! copied first, from the root down ([`Store::own_path`]); so a reader's root never changes under it (law 6). Space
+//! is reserved before ([`Store::reserve`], law 8): nothing here fails.
+//!
+//! Must not know what keys and values mean, nor when to publish, cut or reserve.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use disk::Mapping;
+
+use crate::checkpoint::Checkpoints;
+use crate::edit;
+use crate::node::*;
+use crate::open::OpenReport;
+use crate::order::{Order, TreeSpec};
+use crate::pages::{Extent, Holders, Pages};
+use crate::pins::{Readers, Root};
+use crate::space::{PageWriter, Space};
+use crate::view::{LEVELS_MAX, View};
+use crate::{Options, Stamp, TreeId};
+
+/// There is no room for what was asked; nothing has changed. The one I/O error that is an answer.
+#[derive(Debug)]
+pub struct NoSpace {
+    /// Bytes that were to be there, the reserve included.
+    pub wanted_bytes: u64,
+    pub source: io::Error,
+}
+
+impl std::fmt::Display for NoSpace {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "the data file cannot grow to hold {} more bytes: {}", self.wanted_bytes, self.source)
+    }
+}
+
+impl std::error::Error for NoSpace {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Grows the file, which may block; the store notices by itself when it is done.
+pub struct GrowJob {
+    mapping: Arc<Mapping>,
+    pages: u32,
+    _underway: Arc<()>,
+}
+
+impl GrowJob {
+    /// An error is no more than a hint: [`Store::reserve`] tries for itself and answers.
+    pub fn run(self) -> io::Result<()> {
+        self.mapping.grow(self.pages)
+    }
+}
+
+/// A value that was taken out of a tree and has an owner again only after [`Store::insert_taken`] or
+/// [`Store::discard`], before the batch is published. A value in a page run moves without its bytes being touched.
+#[derive(Debug)]
+#[must_use = "a taken value is put back or discarded before the batch is published"]
+pub struct Taken {
+    value: TakenValue,
+}
+
+#[derive(Debug)]
+enum TakenValue {
+    Copied(Vec<u8>),
+    Run(RunRef),
+}
+
+/// The way from the root to a leaf.
+#[derive(Clone, Copy)]
+pub(crate) struct Path {
+    pub page: [u32; LEVELS_MAX],
+    pub at: [u16; LEVELS_MAX],
+    pub depth: usize,
+}
+
+impl Path {
+    pub fn leaf(&self) -> u32 {
+        self.page[self.depth - 1]
+    }
+}
+
+pub struct Store {
+    pub(crate) readers: Arc<Readers>,
+    pub(crate) writer: PageWriter,
+    pub(crate) pages: Pages,
+    /// The open batch: its number is that of the publication it will be.
+    pub(crate) working: Root,
+    /// Something was changed since the last publication.
+    pub(crate) touched: bool,
+    taken_out: usize,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) bandwidth: Arc<AtomicU64>,
+    pub(crate) options: Options,
+    pub(crate) report: OpenReport,
+    /// Publication at which the drop under way began.
+    pub(crate) dropping: Option<u64>,
+    pub(crate) drop_hand: u32,
+    /// Held by a growth job under way.
+    pub(crate) growing: Arc<()>,
+    /// Held by populate jobs under way.
+    pub(crate) populating: Arc<()>,
+    pub(crate) shrink: Option<crate::shrink::Pass>,
+    cell: Vec<u8>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Store {
+    pub(crate) fn assemble(
+        space: Arc<Space>,
+        specs: &'static [TreeSpec],
+        published: Root,
+        pages: Pages,
+        checkpoints: Checkpoints,
+        options: Options,
+        report: OpenReport,
+    ) -> Store {
+        let mut working = published.clone();
+        working.publication += 1;
+        Store {
+            readers: Arc::new(Readers::new(space.clone(), specs, published)),
+            writer: PageWriter::new(space),
+            pages,
+            working,
+            touched: false,
+            taken_out: 0,
+            checkpoints,
+            bandwidth: Arc::new(AtomicU64::new(0)),
+            options,
+            report,
+            dropping: None,
+            drop_hand: 0,
+            growing: Arc::new(()),
+            populating: Arc::new(()),
+            shrink: None,
+            cell: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// What readers on other threads start from.
+    pub fn readers(&self) -> Arc<Readers> {
+        self.readers.clone()
+    }
+
+    /// What `open` found.
+    pub fn report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// The open batch as it stands, unpublished changes included.
+    #[inline]
+    pub fn view(&self) -> View<'_> {
+        View::new(&self.readers, &self.working)
+    }
+
+    pub fn stamp(&self) -> &Stamp {
+        &self.working.stamp
+    }
+
+    pub fn set_stamp(&mut self, stamp: Stamp) {
+        self.touched = true;
+        self.working.stamp = stamp;
+    }
+
+    /// Pages that the next checkpoint must write, bytes.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.pages.dirty.count() * PAGE_BYTES as u64
+    }
+
+    /// The file up to the last page that was ever used, bytes; what lies reserved behind it is not counted.
+    pub fn file_bytes(&self) -> u64 {
+        u64::from(self.pages.frontier()) * PAGE_BYTES as u64
+    }
+
+    /// Pages that the current content occupies, bytes.
+    pub fn used_bytes(&self) -> u64 {
+        self.pages.live.count() * PAGE_BYTES as u64
+    }
+
+    /// The file's length with the room reserved ahead, bytes.
+    pub fn allocated_bytes(&self) -> u64 {
+        u64::from(self.space().mapping().pages()) * PAGE_BYTES as u64
+    }
+
+    /// Pages superseded and not yet reusable, bytes: high while a snapshot is held or no checkpoint runs.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.pages.waiting_pages() * PAGE_BYTES as u64
+    }
+
+    /// Page space that one insertion of a key and value of these lengths can take at most, bytes: a copy of every
+    /// page on the way, a split of each, a new root, and the runs. The measure of [`Store::reserve`].
+    pub fn insert_cost(&self, tree: TreeId, key_len: usize, value_len: usize) -> u64 {
+        let levels = u32::from(self.working.trees[tree].level) + 2;
+        let mut pages = 2 * levels + 1;
+        if key_len > KEY_INLINE_MAX {
+            pages += 2 * run_pages(key_len);
+        }
+        if LEAF_CELL_BYTES + key_len + value_len > CELL_BYTES_MAX {
+            pages += run_pages(value_len);
+        }
+        u64::from(pages) * PAGE_BYTES as u64
+    }
+
+    /// Sees to it that `bytes` of page space are free beyond the standing reserve (`Options::reserve_bytes`), in
+    /// one piece if need be: grows the file by whole chunks. After Ok, insertions that cost no more cannot fail. On
+    /// error nothing has changed, and deletions and checkpoints still have the reserve (law 8).
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), NoSpace> {
+        let want = bytes.div_ceil(PAGE_BYTES as u64);
+        let total = want + self.options.reserve_bytes.div_ceil(PAGE_BYTES as u64);
+        let run = u32::try_from(want.clamp(1, u64::from(self.pages.chunk()))).expect("at most a chunk");
+        self.take_growth();
+        while self.pages.free_pages() < total || !self.pages.has_run(run, false) {
+            let short = total.saturating_sub(self.pages.free_pages()).max(1);
+            if let Err(source) = self.grow(short) {
+                if self.pages.free_pages() >= total && self.pages.has_run(run, true) {
+                    break;
+                }
+                return Err(NoSpace { wanted_bytes: total * PAGE_BYTES as u64, source });
+            }
+        }
+        assert!(self.pages.free_pages() >= total, "what was reserved is there");
+        Ok(())
+    }
+
+    /// A job that grows the file before [`Store::reserve`] must: when less than `ahead_bytes` and the reserve are
+    /// free. `None` when enough is, or a job was given that has not ended.
+    pub fn grow_job(&mut self, ahead_bytes: u64) -> Option<GrowJob> {
+        self.take_growth();
+        let want = (ahead_bytes + self.options.reserve_bytes).div_ceil(PAGE_BYTES as u64);
+        let short = want.saturating_sub(self.pages.free_pages());
+        if short == 0 || Arc::strong_count(&self.growing) > 1 {
+            return None;
+        }
+        let pages = self.growth(short).ok()?;
+        Some(GrowJob { mapping: self.space().mapping().clone(), pages, _underway: self.growing.clone() })
+    }
+
+    /// Takes note of pages that a job has added.
+    fn take_growth(&mut self) {
+        let mapped = self.space().mapping().pages();
+        self.pages.set_mapped(mapped);
+    }
+
+    /// The page count of a mapping with so many more pages, when such a file can be.
+    fn growth(&self, pages: u64) -> io::Result<u32> {
+        let full = |what: &str| Err(io::Error::new(io::ErrorKind::StorageFull, what.to_owned()));
+        let wanted = u64::from(self.space().mapping().pages()) + pages.max(1);
+        if wanted.div_ceil(PAGE_BYTES as u64 * 8) > u64::from(self.pages.chunk()) {
+            return full("the allocation bitmap of a larger file would not fit a chunk");
+        }
+        u32::try_from(wanted).or_else(|_| full("page numbers are 32 bits"))
+    }
+
+    pub(crate) fn grow(&mut self, pages: u64) -> io::Result<()> {
+        let wanted = self.growth(pages)?;
+        self.space().mapping().grow(wanted)?;
+        self.take_growth();
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn space(&self) -> &Space {
+        self.writer.space()
+    }
+
+    #[inline]
+    pub(crate) fn order(&self, tree: TreeId) -> Order {
+        self.readers.order(tree)
+    }
+
+    #[inline]
+    pub(crate) fn batch(&self) -> u64 {
+        self.working.publication
+    }
+
+    pub(crate) fn allocate(&mut self, pages: u32) -> u32 {
+        loop {
+            if let Some(first) = self.pages.allocate(pages) {
+                return first;
+            }
+            // Reached only by callers that reserved nothing; law 8 asks them to.
+            if let Err(error) = self.grow(u64::from(pages)) {
+                panic!("the data file is full where space should have been reserved: {error}");
+            }
+        }
+    }
+
+    pub(crate) fn supersede_page(&mut self, no: u32) {
+        let unpublished = self.space().node(no).born() == self.batch();
+        self.pages.supersede(Extent { page: no, pages: 1 }, unpublished);
+    }
+
+    pub(crate) fn supersede_run(&mut self, run: RunRef) {
+        // A run does not say when it was born; one of this batch waits for its publication, which costs nothing.
+        self.pages.supersede(Extent { page: run.page, pages: run.pages() }, false);
+    }
+
+    fn supersede_payload(&mut self, run: Option<RunRef>) {
+        if let Some(run) = run {
+            self.supersede_run(run);
+        }
+    }
+
+    /// A new run with these bytes.
+    pub(crate) fn store_run(&mut self, bytes: &[u8]) -> RunRef {
+        let len = u32::try_from(bytes.len()).expect("requests are far below 4 GiB");
+        let mut run = RunRef { page: 0, len };
+        run.page = self.allocate(run.pages());
+        self.writer.fill_run(run, bytes);
+        run
+    }
+
+    /// The way to the leaf for `key`, and where in it the key is or would be.
+    pub(crate) fn find(&self, tree: TreeId, key: &[u8]) -> (Path, Result<usize, usize>) {
+        let root = self.working.trees[tree];
+        let mut path =
+            Path { page: [0; LEVELS_MAX], at: [0; LEVELS_MAX], depth: usize::from(root.level) + 1 };
+        assert!(path.depth <= LEVELS_MAX && root.page != 0, "a tree with entries has a root");
+        let probe = Probe::new(self.order(tree), key);
+        let space = self.space();
+        let mut no = root.page;
+        for step in 0..path.depth - 1 {
+            let node = space.node(no);
+            let at = node.route(space, &probe);
+            path.page[step] = no;
+            path.at[step] = at as u16;
+            no = node.child(at);
+        }
+        path.page[path.depth - 1] = no;
+        let leaf = space.node(no);
+        assert!(leaf.level() == 0, "a descent of a tree's height ends at a leaf");
+        let found = leaf.find(space, &probe);
+        (path, found)
+    }
+
+    /// Makes every page of the path one of the open batch: what is published is copied, from the root down.
+    pub(crate) fn own_path(&mut self, tree: TreeId, path: &mut Path) {
+        let batch = self.batch();
+        if self.space().node(path.leaf()).born() == batch {
+            return;
+        }
+        for step in 0..path.depth {
+            let no = path.page[step];
+            if self.space().node(no).born() != batch {
+                let new = self.allocate(1);
+                self.move_page(tree, path, step, new);
+            }
+        }
+    }
+
+    /// Copies the page at `step` to `new` and hangs it in; the steps above are of the open batch.
+    pub(crate) fn move_page(&mut self, tree: TreeId, path: &mut Path, step: usize, new: u32) {
+        let (batch, no) = (self.batch(), path.page[step]);
+        self.writer.copy(no, new, batch);
+        self.supersede_page(no);
+        match step.checked_sub(1) {
+            None => self.working.trees[tree].page = new,
+            Some(up) => {
+                edit::set_child(self.writer.body(path.page[up], batch), usize::from(path.at[up]), new)
+            }
+        }
+        path.page[step] = new;
+    }
+
+    /// Inserts `key`, or replaces its value.
+    pub fn insert(&mut self, tree: TreeId, key: &[u8], value: &[u8]) {
+        let old = self.put(tree, key, Payload::Inline(value), false);
+        assert!(old.is_none(), "a plain insertion takes nothing out");
+    }
+
+    /// Inserts `key`, or replaces its value and gives the old one.
+    pub fn replace(&mut self, tree: TreeId, key: &[u8], value: &[u8]) -> Option<Taken> {
+        self.put(tree, key, Payload::Inline(value), true)
+    }
+
+    /// Inserts a taken value under `key`, or replaces what is there by it.
+    pub fn insert_taken(&mut self, tree: TreeId, key: &[u8], taken: Taken) {
+        self.taken_out = self.taken_out.checked_sub(1).expect("a taken value comes back once");
+        match taken.value {
+            TakenValue::Copied(bytes) => {
+                self.insert(tree, key, &bytes);
+                self.keep_spare(bytes);
+            }
+            TakenValue::Run(run) => {
+                self.put(tree, key, Payload::Run(run), false);
+            }
+        }
+    }
+
+    /// The bytes of a taken value.
+    pub fn taken_bytes<'t>(&'t self, taken: &'t Taken) -> &'t [u8] {
+        match &taken.value {
+            TakenValue::Copied(bytes) => bytes,
+            TakenValue::Run(run) => self.space().run(*run),
+        }
+    }
+
+    /// Ends a taken value.
+    pub fn discard(&mut self, taken: Taken) {
+        self.taken_out = self.taken_out.checked_sub(1).expect("a taken value ends once");
+        match taken.value {
+            TakenValue::Copied(bytes) => self.keep_spare(bytes),
+            TakenValue::Run(run) => self.supersede_run(run),
+        }
+    }
+
+    fn keep_spare(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < 8 {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
+    /// Takes out the value at `at` of a leaf whose cell is about to go.
+    fn take_value(&mut self, leaf: u32, at: usize) -> Taken {
+        self.taken_out += 1;
+        let mut copied = self.spare.pop().unwrap_or_default();
+        let value = match self.space().node(leaf).value(at) {
+            Payload::Inline(bytes) => {
+                copied.extend_from_slice(bytes);
+                TakenValue::Copied(copied)
+            }
+            Payload::Run(run) => TakenValue::Run(run),
+        };
+        Taken { value }
+    }
+
+    fn put(&mut self, tree: TreeId, key: &[u8], value: Payload, take_old: bool) -> Option<Taken> {
+        self.touched = true;
+        if self.working.trees[tree].page == 0 {
+            let (no, batch) = (self.allocate(1), self.batch());
+            self.writer.format(no, LEAF, 0, batch);
+            self.working.trees[tree].page = no;
+        }
+        let (mut path, found) = self.find(tree, key);
+        self.own_path(tree, &mut path);
+        let (leaf, batch) = (path.leaf(), self.batch());
+        let mut cell = std::mem::take(&mut self.cell);
+        cell.clear();
+        let taken = match found {
+            Ok(at) => {
+                let (old_key, old_run) = {
+                    let node = self.space().node(leaf);
+                    (node.key(at).run(), node.value(at).run())
+                };
+                let taken = take_old.then(|| self.take_value(leaf, at));
+                if taken.is_none() {
+                    self.supersede_payload(old_run);
+                }
+                let key = old_key.map_or(Payload::Inline(key), Payload::Run);
+                let value = self.place_value(key, value);
+                encode_leaf_cell(&mut cell, key, value);
+                if !edit::replace_cell(self.writer.body(leaf, batch), at, &cell) {
+                    edit::remove_cell(self.writer.body(leaf, batch), at);
+                    self.insert_at(tree, &path, at, &cell, 0);
+                }
+                taken
+            }
+            Err(at) => {
+                let stored_key = if key.len() > KEY_INLINE_MAX {
+                    Payload::Run(self.store_run(key))
+                } else {
+                    Payload::Inline(key)
+                };
+                let value = self.place_value(stored_key, value);
+                encode_leaf_cell(&mut cell, stored_key, value);
+                self.insert_at(tree, &path, at, &cell, 1);
+                None
+            }
+        };
+        self.cell = cell;
+        taken
+    }
+
+    /// The value as the cell will hold it: itself, or a new run.
+    fn place_value<'v>(&mut self, key: Payload, value: Payload<'v>) -> Payload<'v> {
+        match value {
+            Payload::Inline(bytes) if LEAF_CELL_BYTES + key.stored_bytes() + bytes.len() > CELL_BYTES_MAX => {
+                Payload::Run(self.store_run(bytes))
+            }
+            value => value,
+        }
+    }
+
+    /// Removes `key`; false when it is absent.
+    pub fn remove(&mut self, tree: TreeId, key: &[u8]) -> bool {
+        self.delete(tree, key, false).is_some()
+    }
+
+    /// Removes `key` and gives its value.
+    pub fn take(&mut self, tree: TreeId, key: &[u8]) -> Option<Taken> {
+        let taken = self.delete(tree, key, true)?;
+        Some(taken.expect("the value was asked for"))
+    }
+
+    #[expect(clippy::option_option, reason = "outer: the key was there; inner: the value was asked for")]
+    fn delete(&mut self, tree: TreeId, key: &[u8], take: bool) -> Option<Option<Taken>> {
+        if self.working.trees[tree].page == 0 {
+            return None;
+        }
+        let (mut path, found) = self.find(tree, key);
+        let at = found.ok()?;
+        self.touched = true;
+        self.own_path(tree, &mut path);
+        let node = self.space().node(path.leaf());
+        let (key_run, value_run) = (node.key(at).run(), node.value(at).run());
+        let taken = take.then(|| self.take_value(path.leaf(), at));
+        if taken.is_none() {
+            self.supersede_payload(value_run);
+        }
+        self.supersede_payload(key_run);
+        self.remove_at(tree, &mut path, at);
+        Some(taken)
+    }
+
+    /// Ends the batch: readers that pin from now on see it. Returns its publication number.
+    pub fn publish(&mut self) -> u64 {
+        assert!(self.taken_out == 0, "a taken value was neither put back nor discarded");
+        let number = self.working.publication;
+        self.readers.publish(self.working.clone());
+        self.pages.seal(number);
+        self.working.publication = number + 1;
+        self.touched = false;
+        self.release();
+        number
+    }
+
+    /// Frees what is out of everyone's reach; called at every publication and checkpoint.
+    pub(crate) fn release(&mut self) {
+        let oldest_pin = self.readers.oldest_pin();
+        self.readers.free_roots(oldest_pin);
+        let older_meta = self.checkpoints.older_publication();
+        self.pages.release(Holders { oldest_pin, older_meta, dropping: self.dropping });
+    }
+}
+
+pub(crate) fn encode_leaf_cell(cell: &mut Vec<u8>, key: Payload, value: Payload) {
+    cell.extend_from_slice(&key.length_word().to_le_bytes());
+    cell.extend_from_slice(&value.length_word().to_le_bytes());
+    key.push_to(cell);
+    value.push_to(cell);
+    assert!(cell.len() <= CELL_BYTES_MAX, "a leaf cell of {} bytes", cell.len());
+}
+
+pub(crate) fn encode_branch_cell(cell: &mut Vec<u8>, key: Payload, child: u32, entries: u64) {
+    assert!(entries < 1 << 48, "{entries} entries do not fit a branch");
+    cell.extend_from_slice(&key.length_word().to_le_bytes());
+    cell.extend_from_slice(&child.to_le_bytes());
+    cell.extend_from_slice(&entries.to_le_bytes()[..6]);
+    key.push_to(cell);
+}

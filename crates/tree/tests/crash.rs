@@ -1,0 +1,262 @@
+//! Power losses at every operation, damaged metas and bitmaps, and foreign files.
+
+mod common;
+
+use base::Random;
+use common::*;
+use disk::SimFiles;
+use disk::sim::KeepSet;
+use mainstay_tree as tree;
+use tree::{KeyOrder, OpenError, Options, Store, TreeSpec};
+
+fn small() -> Options {
+    Options { chunk_bytes: 64 << 10, max_chunks: 1024, reserve_bytes: 16 << 10 }
+}
+
+/// Runs a scripted workload until an operation fails; the content of the last durable checkpoint, and that of the
+/// one that was being written.
+fn work(files: &SimFiles, seed: u64) -> (Model, Option<Model>) {
+    let mut random = Random::new(seed);
+    let mut model = Model { value_max: 50_000, ..Model::default() };
+    let mut durable = model.clone();
+    let mut store = match Store::open(files, "data", SPECS, small()) {
+        Ok(store) => store,
+        Err(OpenError::Io { .. }) => return (durable, None),
+        Err(error) => panic!("{error}"),
+    };
+    for _ in 0..6 {
+        for _ in 0..3 {
+            if store.reserve(1 << 20).is_err() {
+                return (durable, None);
+            }
+            for _ in 0..random.below(25) {
+                step(&mut random, &mut store, &mut model);
+            }
+            store.publish();
+        }
+        if random.one_in(2) {
+            store.shrink_step();
+            store.publish();
+        }
+        let job = store.cut().unwrap();
+        let cut = model.clone();
+        // The writer goes on beside the job.
+        for _ in 0..10 {
+            step(&mut random, &mut store, &mut model);
+        }
+        store.publish();
+        match job.run() {
+            Ok(done) => store.checkpoint_done(done),
+            Err(_) => return (durable, Some(cut)),
+        };
+        durable = cut;
+    }
+    (durable, None)
+}
+
+fn keeps(count: usize, random: &mut Random) -> Vec<KeepSet> {
+    let mut sets = vec![KeepSet::none(count), KeepSet::all(count)];
+    if count > 0 {
+        sets.push(KeepSet::only(count, random.below(count as u64) as usize));
+        sets.push(KeepSet::all_but(count, random.below(count as u64) as usize));
+        sets.push(KeepSet::random(count, random));
+        sets.push(KeepSet::all(count).torn(512, random));
+    }
+    sets
+}
+
+#[test]
+fn after_a_power_loss_at_any_operation_the_store_is_that_of_a_checkpoint() {
+    let (mut cases, mut newer_seen) = (0, 0);
+    for seed in 0..2 {
+        let whole = SimFiles::new();
+        work(&whole, seed);
+        let operations = whole.operations();
+        assert!(operations > 60, "{operations} operations are too few to learn from");
+        for at in 0..operations {
+            let files = SimFiles::new();
+            files.halt_at(at);
+            let (durable, in_flight) = work(&files, seed);
+            assert!(files.halted(), "operation {at} was reached");
+            let mut random = Random::new(at);
+            for keep in keeps(files.unsynced(), &mut random) {
+                let mut keep = Some(keep);
+                let after = files.crash(&mut |_| keep.take().expect("asked once"));
+                let mut store = Store::open(&after, "data", SPECS, small()).unwrap_or_else(|error| {
+                    panic!("seed {seed}, operation {at}: {error}");
+                });
+                let is_newer = in_flight.as_ref().is_some_and(|newer| *store.stamp() == newer.stamp)
+                    && in_flight.as_ref().map(|newer| newer.trees[PLAIN].len() as u64)
+                        == Some(store.view().len(PLAIN));
+                let expected = if is_newer { in_flight.as_ref().unwrap() } else { &durable };
+                check(store.view(), expected, &mut random);
+                verified(&store);
+                cases += 1;
+                newer_seen += u32::from(is_newer);
+                // And it goes on from there.
+                let mut model = expected.clone();
+                for _ in 0..10 {
+                    step(&mut random, &mut store, &mut model);
+                }
+                store.publish();
+                checkpoint(&mut store);
+                verified(&store);
+                let again = Store::open(&after, "data", SPECS, small()).unwrap();
+                check(again.view(), &model, &mut random);
+            }
+        }
+    }
+    assert!(cases > 300 && newer_seen > 0, "{cases} cases, {newer_seen} of them newer");
+}
+
+fn two_checkpoints(files: &SimFiles) -> (Model, Model) {
+    let mut random = Random::new(9);
+    let mut model = Model { value_max: 50_000, ..Model::default() };
+    let mut store = Store::open(files, "data", SPECS, small()).unwrap();
+    let mut older = model.clone();
+    for _ in 0..5 {
+        for _ in 0..80 {
+            step(&mut random, &mut store, &mut model);
+        }
+        let mut stamp = *store.stamp();
+        stamp[0] += 1;
+        store.set_stamp(stamp);
+        model.stamp = stamp;
+        store.publish();
+        if store.durable_stamp()[0] < 5 {
+            older = std::mem::replace(&mut older, model.clone());
+        }
+        let before = model.clone();
+        checkpoint(&mut store);
+        if stamp[0] == 4 {
+            older = before;
+        }
+    }
+    (older, model)
+}
+
+#[test]
+fn the_older_meta_is_a_whole_tree_when_the_newest_is_damaged() {
+    let files = SimFiles::new();
+    let (older, newer) = two_checkpoints(&files);
+    let sequence = Store::open(&files.image(), "data", SPECS, small()).unwrap().report().sequence;
+    let slot = sequence % 2 * 4096;
+    files.edit("data", slot + 70, &mut |bytes| bytes[0] ^= 1);
+    let mut random = Random::new(1);
+    let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+    assert_eq!(store.report().sequence, sequence - 1);
+    assert!(store.report().unreadable.as_deref().is_some_and(|text| text.contains("slot")));
+    check(store.view(), &older, &mut random);
+    verified(&store);
+    // The next checkpoint takes the damaged slot, never the good one.
+    store.publish();
+    checkpoint(&mut store);
+    drop(store);
+    let store = Store::open(&files, "data", SPECS, small()).unwrap();
+    assert!(store.report().unreadable.is_none());
+    assert_ne!(older, newer);
+    check(store.view(), &older, &mut random);
+    drop(store);
+    files.edit("data", 16, &mut |bytes| bytes[0] ^= 1);
+    files.edit("data", 4096 + 16, &mut |bytes| bytes[0] ^= 1);
+    match Store::open(&files, "data", SPECS, small()) {
+        Err(error @ OpenError::Damaged { .. }) => {
+            let line = error.to_string();
+            assert!(line.contains("data") && line.contains("neither") && !line.contains('\n'), "{line}");
+        }
+        _ => panic!("two damaged metas must be refused"),
+    }
+}
+
+#[test]
+fn a_damaged_bitmap_is_rebuilt_and_a_damaged_root_is_refused() {
+    let files = SimFiles::new();
+    let (_, model) = two_checkpoints(&files);
+    let whole = files.bytes("data").unwrap();
+    let metas: Vec<&[u8]> = vec![&whole[..4096], &whole[4096..8192]];
+    let word = |meta: &[u8], at: usize| u64::from(u32::from_le_bytes(meta[at..at + 4].try_into().unwrap()));
+    for meta in &metas {
+        let bitmap = word(meta, 48);
+        files.edit("data", bitmap * 4096 + 1, &mut |bytes| bytes[0] ^= 0x10);
+    }
+    let mut random = Random::new(1);
+    let store = Store::open(&files, "data", SPECS, small()).unwrap();
+    assert!(store.report().bitmap_rebuilt.is_some() && store.report().unreadable.is_none());
+    check(store.view(), &model, &mut random);
+    verified(&store);
+    drop(store);
+    let newest = metas.iter().max_by_key(|meta| word(meta, 16)).unwrap();
+    let root = word(newest, 192);
+    files.edit("data", root * 4096 + 2000, &mut |bytes| bytes[0] ^= 0x10);
+    match Store::open(&files, "data", SPECS, small()) {
+        Err(error @ OpenError::Damaged { .. }) => {
+            assert!(error.to_string().contains(&format!("page {root}")))
+        }
+        _ => panic!("a damaged root must be refused"),
+    }
+}
+
+#[test]
+fn verify_finds_flipped_bits_anywhere_in_pages_of_the_newest_checkpoint() {
+    let files = SimFiles::new();
+    two_checkpoints(&files);
+    let report = verified(&Store::open(&files.image(), "data", SPECS, small()).unwrap());
+    assert!(report.stamps > 20);
+    let mut random = Random::new(3);
+    let (mut found, len) = (0, files.bytes("data").unwrap().len() as u64);
+    for _ in 0..300 {
+        let image = files.image();
+        let at = 8192 + random.below(len - 8192);
+        image.edit("data", at, &mut |bytes| bytes[0] ^= 0x40);
+        match Store::open(&image, "data", SPECS, small()) {
+            Ok(store) => {
+                found += u32::from(tree::verify(&store).is_err() || store.report().bitmap_rebuilt.is_some())
+            }
+            Err(OpenError::Damaged { .. }) => found += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(found > 20, "{found} of 300 flips were in use and noticed");
+}
+
+#[test]
+fn foreign_files_other_versions_and_other_trees_have_errors_of_their_own() {
+    let files = SimFiles::new();
+    two_checkpoints(&files);
+    let image = files.image();
+    for slot in [0, 4096] {
+        image.edit("data", slot, &mut |bytes| bytes[..8].copy_from_slice(b"whatever"));
+    }
+    assert!(matches!(Store::open(&image, "data", SPECS, small()), Err(OpenError::Foreign { .. })));
+    let image = files.image();
+    image.edit("data", 8, &mut |bytes| bytes[0] = 9);
+    match Store::open(&image, "data", SPECS, small()) {
+        Err(OpenError::Version { found: 9, supported: 1, .. }) => {}
+        _ => panic!("a newer version in either slot must be refused"),
+    }
+    static RENAMED: &[TreeSpec] = &[
+        TreeSpec { name: "plain", order: KeyOrder::Bytes },
+        TreeSpec { name: "other", order: KeyOrder::Suffixed(SUFFIX) },
+        TreeSpec { name: "log", order: KeyOrder::Bytes },
+    ];
+    static REORDERED: &[TreeSpec] = &[
+        TreeSpec { name: "plain", order: KeyOrder::Bytes },
+        TreeSpec { name: "versions", order: KeyOrder::Bytes },
+        TreeSpec { name: "log", order: KeyOrder::Bytes },
+    ];
+    for specs in [RENAMED, REORDERED, &SPECS[..2]] {
+        assert!(matches!(Store::open(&files, "data", specs, small()), Err(OpenError::Trees { .. })));
+    }
+    static MORE: &[TreeSpec] = &[
+        TreeSpec { name: "plain", order: KeyOrder::Bytes },
+        TreeSpec { name: "versions", order: KeyOrder::Suffixed(SUFFIX) },
+        TreeSpec { name: "log", order: KeyOrder::Bytes },
+        TreeSpec { name: "new", order: KeyOrder::Bytes },
+    ];
+    let mut store = Store::open(&files, "data", MORE, small()).unwrap();
+    assert_eq!(store.view().len(3), 0);
+    store.insert(3, b"a", b"b");
+    store.publish();
+    checkpoint(&mut store);
+    assert_eq!(Store::open(&files, "data", MORE, small()).unwrap().view().get(3, b"a"), Some(&b"b"[..]));
+}

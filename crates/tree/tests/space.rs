@@ -1,0 +1,320 @@
+//! Space and memory: full devices, reuse, drops, shrinking; and readers on other threads while all that goes on.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use base::Random;
+use common::*;
+use disk::SimFiles;
+use mainstay_tree as tree;
+use tree::{Options, Store};
+
+fn small() -> Options {
+    Options { chunk_bytes: 64 << 10, max_chunks: 4096, reserve_bytes: 64 << 10 }
+}
+
+#[test]
+fn a_full_device_is_an_answer_and_removals_make_room() {
+    let files = SimFiles::new();
+    files.set_capacity(4 << 20);
+    let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+    let mut count = 0u64;
+    let refused = loop {
+        let cost = store.insert_cost(PLAIN, 8, 9000);
+        if let Err(refused) = store.reserve(cost) {
+            break refused;
+        }
+        store.insert(PLAIN, &count.to_be_bytes(), &[3; 9000]);
+        store.publish();
+        count += 1;
+        if count.is_multiple_of(50) {
+            checkpoint(&mut store);
+        }
+    };
+    assert!(refused.to_string().contains("cannot grow"), "{refused}");
+    assert!(count > 100 && store.allocated_bytes() <= 4 << 20);
+    assert_eq!(store.view().len(PLAIN), count, "a refusal changes nothing");
+    // Removal, checkpoint and small changes go on from the reserve.
+    for i in 0..count / 2 {
+        assert!(store.remove(PLAIN, &i.to_be_bytes()));
+        store.publish();
+    }
+    checkpoint(&mut store);
+    checkpoint(&mut store);
+    let cost = store.insert_cost(PLAIN, 8, 9000);
+    store.reserve(cost).expect("half of the content is gone");
+    store.insert(PLAIN, b"more", &[3; 9000]);
+    store.publish();
+    verified(&store);
+}
+
+#[test]
+fn overwriting_without_checkpoints_does_not_grow_the_file() {
+    let files = SimFiles::new();
+    let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+    let mut random = Random::new(8);
+    let mut fill = |store: &mut Store, rounds: u64| {
+        for _ in 0..rounds {
+            for _ in 0..20 {
+                let key = random.below(500).to_be_bytes();
+                store.insert(PLAIN, &key, &vec![1; 100 + random.below(2) as usize * 6000]);
+            }
+            store.publish();
+        }
+    };
+    fill(&mut store, 200);
+    let size = store.file_bytes();
+    fill(&mut store, 2000);
+    assert!(store.file_bytes() <= size + size / 4, "{size} grew to {}", store.file_bytes());
+    // With a pin it must grow: what the pin sees stays.
+    let reader = store.readers().register();
+    let snapshot = reader.pin();
+    let before = store.file_bytes();
+    fill(&mut store, 200);
+    assert!(store.file_bytes() > before + before / 2);
+    drop(snapshot);
+    store.publish();
+    assert_eq!(store.waiting_bytes(), 0);
+    verified(&store);
+}
+
+#[test]
+fn checkpointed_overwriting_settles_at_a_size() {
+    let files = SimFiles::new();
+    let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+    let mut random = Random::new(8);
+    let mut sizes = Vec::new();
+    (0..2000u64).for_each(|i| store.insert(PLAIN, &i.to_be_bytes(), &[1; 300]));
+    for _ in 0..40 {
+        for _ in 0..30 {
+            for _ in 0..10 {
+                store.insert(PLAIN, &random.below(2000).to_be_bytes(), &[1; 300]);
+            }
+            store.publish();
+        }
+        checkpoint(&mut store);
+        sizes.push(store.file_bytes());
+    }
+    assert!(sizes[39] <= sizes[12] + (64 << 10), "{sizes:?}");
+}
+
+#[test]
+fn cold_pages_leave_memory_and_keep_their_content() {
+    let files = SimFiles::new();
+    let mut random = Random::new(21);
+    let mut store = Store::open(&files, "data", SPECS, options()).unwrap();
+    let mut model = Model::default();
+    for round in 0..20 {
+        for _ in 0..200 {
+            step(&mut random, &mut store, &mut model);
+        }
+        store.publish();
+        if let Some(job) = store.populate_job() {
+            assert!(job.bytes() > 0);
+            job.run();
+        }
+        let job = store.cut().unwrap();
+        let helper = std::thread::spawn(move || job.run().unwrap());
+        let Some(drop_job) = store.drop_cold(64 << 10) else {
+            store.checkpoint_done(helper.join().unwrap());
+            continue;
+        };
+        assert!(store.drop_cold(0).is_none(), "one at a time");
+        let private = store.private_bytes();
+        let dropper = std::thread::spawn(move || drop_job.run().unwrap());
+        for _ in 0..50 {
+            step(&mut random, &mut store, &mut model);
+        }
+        store.publish();
+        store.checkpoint_done(helper.join().unwrap());
+        for _ in 0..50 {
+            step(&mut random, &mut store, &mut model);
+        }
+        store.publish();
+        assert!(store.private_bytes() >= private);
+        let done = dropper.join().unwrap();
+        store.drop_done(done);
+        check(store.view(), &model, &mut random);
+        verified(&store);
+        if round > 2 {
+            checkpoint(&mut store);
+            while let Some(job) = store.drop_cold(0) {
+                let done = job.run().unwrap();
+                store.drop_done(done);
+            }
+            check(store.view(), &model, &mut random);
+            verified(&store);
+            assert!(store.private_bytes() <= store.waiting_bytes() + (20 << 20), "{}", store.private_bytes());
+        }
+    }
+}
+
+#[test]
+fn shrinking_moves_the_tail_and_cuts_the_file_under_load() {
+    let files = SimFiles::new();
+    let mut random = Random::new(31);
+    let mut store = Store::open(&files, "data", SPECS, options()).unwrap();
+    let mut model = Model::default();
+    for _ in 0..10 {
+        for _ in 0..600 {
+            step(&mut random, &mut store, &mut model);
+        }
+        store.publish();
+    }
+    // Long keys bring separators in runs.
+    for tree in [PLAIN, VERSIONS] {
+        for i in 0..300u32 {
+            let mut key = vec![b'm'; 1100];
+            key.extend_from_slice(&i.to_be_bytes());
+            store.insert(tree, &key, &[4; 3000]);
+            model.trees[tree].insert(model_key(tree, &key), vec![4; 3000]);
+        }
+    }
+    store.publish();
+    checkpoint(&mut store);
+    for tree in 0..3 {
+        let keys: Vec<_> = model.trees[tree].keys().filter(|_| !random.one_in(4)).cloned().collect();
+        for key in keys {
+            store.remove(tree, &key.1);
+            model.trees[tree].remove(&key);
+        }
+    }
+    store.publish();
+    checkpoint(&mut store);
+    checkpoint(&mut store);
+    let reader = store.readers().register();
+    let (snapshot, then) = (reader.pin(), model.clone());
+    let (before, mapped) = (store.file_bytes(), store.allocated_bytes());
+    let mut steps = 0;
+    while store.shrink_step() {
+        steps += 1;
+        for _ in 0..3 {
+            step(&mut random, &mut store, &mut model);
+        }
+        store.publish();
+        if steps % 5 == 0 {
+            verified(&store);
+            checkpoint(&mut store);
+        }
+    }
+    store.publish();
+    checkpoint(&mut store);
+    checkpoint(&mut store);
+    check(snapshot.view(), &then, &mut random);
+    drop(snapshot);
+    checkpoint(&mut store);
+    checkpoint(&mut store);
+    checkpoint(&mut store);
+    check(store.view(), &model, &mut random);
+    verified(&store);
+    assert!(
+        steps > 0 && store.file_bytes() < before / 2,
+        "{steps} steps, {before} became {}",
+        store.file_bytes()
+    );
+    assert!(store.allocated_bytes() < mapped);
+    assert_eq!(files.bytes("data").unwrap().len() as u64, store.allocated_bytes());
+    assert!(!store.shrink_step() && !store.is_shrinking(), "nothing is left to move");
+    drop(store);
+    let store = Store::open(&files, "data", SPECS, options()).unwrap();
+    check(store.view(), &model, &mut random);
+    verified(&store);
+}
+
+#[test]
+fn readers_on_other_threads_see_whole_batches_only() {
+    const KEYS: u64 = 300;
+    let files = SimFiles::new();
+    let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+    let set = |store: &mut Store, batch: u64| {
+        for i in 0..KEYS {
+            let mut value = vec![batch as u8; 20 + (i * batch % 97) as usize * 60];
+            value[..8].copy_from_slice(&batch.to_be_bytes());
+            store.insert(PLAIN, &i.to_be_bytes(), &value);
+        }
+        store.set_stamp([batch; 16]);
+        store.publish();
+    };
+    set(&mut store, 1);
+    let stop = Arc::new(AtomicBool::new(false));
+    let looks = Arc::new(AtomicU64::new(0));
+    let threads: Vec<_> = (0..2)
+        .map(|n| {
+            let (readers, stop, looks) = (store.readers(), stop.clone(), looks.clone());
+            std::thread::spawn(move || {
+                let reader = readers.register();
+                let mut kept = Vec::new();
+                let mut last = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let snapshot = reader.pin();
+                    let batch = snapshot.stamp()[0];
+                    assert!(batch >= last, "time does not run backwards");
+                    last = batch;
+                    let mut cursor = snapshot.view().cursor(PLAIN);
+                    let mut seen = 0;
+                    let mut at = cursor.seek_first();
+                    while at {
+                        let value = cursor.value();
+                        assert_eq!(value[..8], batch.to_be_bytes());
+                        assert!(value[8..].iter().all(|byte| *byte == batch as u8));
+                        seen += 1;
+                        at = cursor.next();
+                    }
+                    assert_eq!(seen, KEYS);
+                    looks.fetch_add(1, Ordering::Relaxed);
+                    kept.push(snapshot);
+                    if kept.len() > 3 + n {
+                        kept.remove(0);
+                    }
+                }
+                for snapshot in kept {
+                    let batch = snapshot.stamp()[0];
+                    assert_eq!(
+                        snapshot.view().get(PLAIN, &0u64.to_be_bytes()).unwrap()[..8],
+                        batch.to_be_bytes()
+                    );
+                }
+            })
+        })
+        .collect();
+    let mut batch = 1;
+    while looks.load(Ordering::Relaxed) < 300 || batch < 100 {
+        batch += 1;
+        set(&mut store, batch);
+        if batch.is_multiple_of(10) {
+            checkpoint(&mut store);
+        }
+        if batch.is_multiple_of(7)
+            && let Some(job) = store.drop_cold(0)
+        {
+            let done = job.run().unwrap();
+            store.drop_done(done);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().expect("every reader saw whole batches");
+    }
+    verified(&store);
+    store.publish();
+    assert_eq!(store.readers().published(), batch + 2);
+}
+
+#[test]
+#[should_panic(expected = "neither put back nor discarded")]
+fn a_taken_value_does_not_get_lost() {
+    let mut store = Store::open(&SimFiles::new(), "data", SPECS, small()).unwrap();
+    store.insert(PLAIN, b"a", b"b");
+    let _lost = store.take(PLAIN, b"a");
+    store.publish();
+}
+
+#[test]
+#[should_panic(expected = "publish first")]
+fn a_cut_does_not_split_a_batch() {
+    let mut store = Store::open(&SimFiles::new(), "data", SPECS, small()).unwrap();
+    store.insert(PLAIN, b"a", b"b");
+    let _ = store.cut();
+}

@@ -1,0 +1,233 @@
+//! From the records of counted batches back to hard state, entries and checkpoint.
+//!
+//! Invariant: `entries` are consecutive, and the last one is `position.last_index` unless a checkpoint or restart
+//! stands there. A record counts when all its parts were read; parts that no crash explains are an error.
+
+use base::{Index, Term};
+
+use crate::layout::{RECORD_HEADER, RecordHeader, RecordKind};
+use crate::position::Position;
+use crate::{Entry, HardState};
+
+pub(crate) struct Replay {
+    pub(crate) position: Position,
+    pub(crate) entries: Vec<Entry>,
+    /// The highest entry of which the current segment has a part.
+    pub(crate) max_index: Index,
+    /// An entry that began before the oldest segment: it ended here, its data is not known.
+    pub(crate) headless_index: Index,
+    /// No record has begun yet, so parts without a begin may be the rest of one in a released segment.
+    headless: bool,
+    partial: Option<Entry>,
+}
+
+impl Replay {
+    /// `headless`: the oldest segment had a predecessor in the same start of the process.
+    pub(crate) fn new(position: Position, headless: bool) -> Replay {
+        Replay { position, entries: Vec::new(), max_index: 0, headless_index: 0, headless, partial: None }
+    }
+
+    /// The next segment begins. `started`: by a start of the process, so nobody goes on with an unfinished record.
+    pub(crate) fn segment(&mut self, started: bool) {
+        self.max_index = 0;
+        if started {
+            self.partial = None;
+            self.headless = false;
+        }
+    }
+
+    pub(crate) fn batch(&mut self, mut payload: &[u8]) -> Result<(), String> {
+        while !payload.is_empty() {
+            let header = payload.get(..RECORD_HEADER).and_then(RecordHeader::decode);
+            let header = header.ok_or("a record header is not one")?;
+            let rest = &payload[RECORD_HEADER..];
+            let data = rest.get(..header.length as usize).ok_or("a record is longer than its batch")?;
+            payload = &rest[data.len()..];
+            self.record(&header, data)?;
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, header: &RecordHeader, data: &[u8]) -> Result<(), String> {
+        if header.kind == RecordKind::Entry {
+            return self.part(header, data);
+        }
+        if !(header.first && header.last && data.is_empty()) || self.partial.is_some() {
+            return Err("a record stands where the part of another belongs".to_owned());
+        }
+        self.headless = false;
+        match header.kind {
+            RecordKind::HardState => {
+                self.position.hard_state =
+                    HardState { term: header.term, vote: header.index, commit: header.total };
+            }
+            RecordKind::Checkpoint => self.checkpoint(header.index, header.term),
+            RecordKind::Restart => {
+                self.entries.clear();
+                self.position.restart(header.index, header.term);
+            }
+            RecordKind::Entry => unreachable!("taken above"),
+        }
+        Ok(())
+    }
+
+    /// A checkpoint leaves the entries above it; one that contradicts the log is a snapshot that replaced it.
+    fn checkpoint(&mut self, index: Index, term: Term) {
+        let first = self.entries.first().map_or(0, |entry| entry.index);
+        let known = index.checked_sub(first).and_then(|at| self.entries.get(at as usize));
+        if known.is_some_and(|entry| entry.term != term) {
+            self.entries.clear();
+            self.position.restart(index, term);
+        } else if self.position.checkpoint(index, term) {
+            self.entries.clear();
+        }
+    }
+
+    fn part(&mut self, header: &RecordHeader, data: &[u8]) -> Result<(), String> {
+        let RecordHeader { term, index, total, entry_kind, .. } = *header;
+        self.max_index = self.max_index.max(index);
+        if header.first {
+            if self.partial.is_some() {
+                return Err(format!("entry {index} begins before another has ended"));
+            }
+            self.headless = false;
+            self.partial = Some(Entry { term, index, kind: entry_kind, data: data.to_vec() });
+        } else {
+            match &mut self.partial {
+                Some(entry) if (entry.term, entry.index, entry.kind) == (term, index, entry_kind) => {
+                    entry.data.extend_from_slice(data);
+                }
+                None if self.headless => {
+                    if header.last {
+                        self.check_index(index)?;
+                        self.position.entry(index, term);
+                        self.headless_index = index;
+                    }
+                    return Ok(());
+                }
+                _ => return Err(format!("a part of entry {index} has no begin")),
+            }
+        }
+        if !header.last {
+            return Ok(());
+        }
+        let entry = self.partial.take().expect("set above");
+        if entry.data.len() as u64 != total {
+            return Err(format!("entry {index} has {} bytes instead of {total}", entry.data.len()));
+        }
+        self.check_index(index)?;
+        let first = self.entries.first().map_or(index, |entry| entry.index);
+        self.entries.truncate(index.saturating_sub(first) as usize);
+        assert!(self.entries.last().is_none_or(|last| last.index + 1 == index), "entries are consecutive");
+        self.entries.push(entry);
+        self.position.entry(index, term);
+        Ok(())
+    }
+
+    fn check_index(&self, index: Index) -> Result<(), String> {
+        let last = self.position.last_index;
+        if index == 0 || index > last + 1 {
+            return Err(format!("entry {index} follows entry {last}"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: RecordKind, term: Term, index: u64, total: u64) -> RecordHeader {
+        RecordHeader { kind, first: true, last: true, entry_kind: 0, length: 0, term, index, total }
+    }
+
+    fn entry(replay: &mut Replay, index: Index, term: Term) -> Result<(), String> {
+        replay.record(&header(RecordKind::Entry, term, index, 0), &[])
+    }
+
+    fn state(replay: &Replay) -> (Vec<(Index, Term)>, Index) {
+        (replay.entries.iter().map(|e| (e.index, e.term)).collect(), replay.position.last_index)
+    }
+
+    #[test]
+    fn later_entries_supersede_and_gaps_are_refused() {
+        let mut replay = Replay::new(Position::default(), false);
+        for index in 1..=4 {
+            entry(&mut replay, index, 1).unwrap();
+        }
+        entry(&mut replay, 3, 2).unwrap();
+        assert_eq!(state(&replay), (vec![(1, 1), (2, 1), (3, 2)], 3));
+        assert!(entry(&mut replay, 5, 2).is_err());
+        assert!(entry(&mut replay, 0, 2).is_err());
+        entry(&mut replay, 1, 3).unwrap();
+        assert_eq!(state(&replay), (vec![(1, 3)], 1));
+    }
+
+    #[test]
+    fn checkpoints_keep_entries_and_restarts_do_not() {
+        let fresh = || {
+            let mut replay = Replay::new(Position::default(), false);
+            (1..=4).for_each(|index| entry(&mut replay, index, 1).unwrap());
+            replay
+        };
+        let mut replay = fresh();
+        replay.record(&header(RecordKind::Checkpoint, 1, 2, 0), &[]).unwrap();
+        assert_eq!(state(&replay).1, 4);
+        assert_eq!(replay.entries.len(), 4);
+
+        for (kind, term, index) in
+            [(RecordKind::Restart, 1, 2), (RecordKind::Restart, 3, 9), (RecordKind::Checkpoint, 3, 9)]
+        {
+            let mut replay = fresh();
+            replay.record(&header(kind, term, index, 0), &[]).unwrap();
+            assert_eq!(state(&replay), (vec![], index));
+            entry(&mut replay, index + 1, 3).unwrap();
+            assert_eq!(state(&replay), (vec![(index + 1, 3)], index + 1));
+        }
+        // A checkpoint of another term than the entry has: the log was replaced.
+        let mut replay = fresh();
+        replay.record(&header(RecordKind::Checkpoint, 2, 3, 0), &[]).unwrap();
+        assert_eq!(state(&replay), (vec![], 3));
+    }
+
+    #[test]
+    fn an_entry_counts_when_all_its_parts_are_there() {
+        let part = |first, last, data: &[u8]| {
+            let mut header = header(RecordKind::Entry, 1, 1, 4);
+            (header.first, header.last, header.length) = (first, last, data.len() as u32);
+            (header, data.to_vec())
+        };
+        let run = |replay: &mut Replay, parts: &[(RecordHeader, Vec<u8>)]| {
+            parts.iter().try_for_each(|(header, data)| replay.record(header, data))
+        };
+        let (begin, middle, end) =
+            (part(true, false, b"ab"), part(false, false, b"c"), part(false, true, b"d"));
+        let mut replay = Replay::new(Position::default(), false);
+        run(&mut replay, &[begin.clone(), middle.clone()]).unwrap();
+        assert!(replay.entries.is_empty());
+        run(&mut replay, std::slice::from_ref(&end)).unwrap();
+        assert_eq!(replay.entries[0].data, b"abcd");
+
+        // A start leaves the unfinished one behind.
+        let mut replay = Replay::new(Position::default(), false);
+        run(&mut replay, std::slice::from_ref(&begin)).unwrap();
+        replay.segment(true);
+        run(&mut replay, &[begin.clone(), middle.clone(), end.clone()]).unwrap();
+        assert_eq!(replay.entries.len(), 1);
+
+        for wrong in [
+            vec![end.clone()],
+            vec![begin.clone(), begin.clone()],
+            vec![begin.clone(), end.clone()],
+            vec![begin.clone(), (header(RecordKind::HardState, 1, 1, 1), vec![])],
+        ] {
+            assert!(run(&mut Replay::new(Position::default(), false), &wrong).is_err());
+        }
+        // The rest of an entry whose begin was released with its segment.
+        let mut replay = Replay::new(Position::default(), true);
+        run(&mut replay, &[middle.clone(), end.clone()]).unwrap();
+        assert_eq!((replay.headless_index, state(&replay)), (1, (vec![], 1)));
+        assert!(run(&mut replay, &[header(RecordKind::HardState, 1, 1, 1)].map(|h| (h, vec![]))).is_ok());
+        assert!(run(&mut replay, &[end]).is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! Power loss at every operation, with every kind of survivor, and again while recovering.
+
+mod model;
+
+use base::Random;
+use disk::SimFiles;
+use disk::sim::KeepSet;
+use mainstay_wal::WalError;
+use model::{Life, Model, recover, script};
+
+/// The survivors to try for `count` unsynced changes.
+fn keep_sets(count: usize, random: &mut Random) -> Vec<KeepSet> {
+    let mut sets = vec![KeepSet::none(count), KeepSet::all(count)];
+    for at in 0..count {
+        sets.push(KeepSet::only(count, at));
+        sets.push(KeepSet::all_but(count, at));
+    }
+    for unit in [512, 4096] {
+        sets.push(KeepSet::all(count).torn(unit, random));
+    }
+    sets.extend((0..3).map(|_| KeepSet::random(count, random)));
+    sets
+}
+
+/// Recovers and checks; the model is afterwards what was recovered.
+fn check(files: &SimFiles, model: &mut Model, boot: u64, context: &dyn Fn() -> String) {
+    match recover(files, boot) {
+        Ok((_, recovered)) => model.check(&recovered, context),
+        Err(error) => panic!("{}: {error}", context()),
+    }
+}
+
+#[test]
+fn at_every_operation_of_a_script() {
+    const STEPS: usize = 400;
+    for seed in [1, 2] {
+        let files = SimFiles::new();
+        script(&files, Model::default(), seed, STEPS);
+        let operations = files.operations();
+        assert!(operations > 150, "the script does something: {operations}");
+        for at in 0..=operations {
+            let files = SimFiles::new();
+            files.halt_at(at);
+            let model = script(&files, Model::default(), seed, STEPS);
+            let mut random = Random::new(at);
+            for (number, set) in keep_sets(files.unsynced(), &mut random).into_iter().enumerate() {
+                let after = files.crash(&mut |_| set.clone());
+                let mut model = model.clone();
+                let context = || format!("seed {seed}, operation {at}, survivors {number}: {set:?}");
+                check(&after, &mut model, seed + 100, &context);
+                // What was recovered stays, whatever happens next.
+                let again = after.crash(&mut KeepSet::none);
+                check(&again, &mut model, seed + 200, &context);
+            }
+        }
+    }
+}
+
+#[test]
+fn at_every_operation_of_a_recovery() {
+    for seed in [2, 3] {
+        at_every_operation_of_recoveries_after(seed);
+    }
+}
+
+fn at_every_operation_of_recoveries_after(seed: u64) {
+    const STEPS: usize = 200;
+    let files = SimFiles::new();
+    script(&files, Model::default(), seed, STEPS);
+    let operations = files.operations();
+    let mut random = Random::new(seed);
+    for at in 0..operations {
+        let files = SimFiles::new();
+        files.halt_at(at);
+        let model = script(&files, Model::default(), seed, STEPS);
+        let set = KeepSet::random(files.unsynced(), &mut random);
+        let crashed = files.crash(&mut |_| set.clone());
+        let counted = crashed.image();
+        let mut complete = model.clone();
+        check(&counted, &mut complete, 100, &|| format!("operation {at}, {set:?}"));
+        for second in 0..counted.operations() {
+            let files = crashed.image();
+            files.halt_at(second);
+            assert!(matches!(recover(&files, 100), Err(WalError::Io { .. })));
+            let sets = [
+                KeepSet::none(files.unsynced()),
+                KeepSet::all(files.unsynced()),
+                KeepSet::random(files.unsynced(), &mut random),
+            ];
+            for again in sets {
+                let context = || format!("operation {at}, {set:?}, then {second} of recovery, {again:?}");
+                let after = files.crash(&mut |_| again.clone());
+                let mut model = model.clone();
+                check(&after, &mut model, 200, &context);
+                // Both recoveries decide alike.
+                assert_eq!(model.records.len(), complete.records.len(), "{}", context());
+            }
+        }
+    }
+}
+
+#[test]
+fn over_many_lives() {
+    for seed in 0..150 {
+        let mut files = SimFiles::new();
+        let mut model = Model::default();
+        let mut random = Random::new(seed);
+        for life in 0..8 {
+            if random.one_in(2) {
+                files.halt_at(files.operations() + random.below(120));
+            }
+            model = script(&files, model, seed * 100 + life, 150);
+            files = match random.below(4) {
+                // The process was killed, the machine stayed up.
+                0 => files.image(),
+                1 => files.crash(&mut KeepSet::none),
+                2 => files.crash(&mut KeepSet::all),
+                _ => files.crash(&mut |count| KeepSet::random(count, &mut random)),
+            };
+        }
+        check(&files, &mut model, 1, &|| format!("seed {seed}"));
+    }
+}
+
+/// A killed process leaves writes in the device's cache. A start that reads them acknowledges them by doing so, and
+/// must make them durable first.
+#[test]
+fn what_a_start_has_read_survives_the_next_power_loss() {
+    let mut kept = 0;
+    for seed in 0..60 {
+        let files = SimFiles::new();
+        let mut life = Life::begin(&files, Model::default(), seed).unwrap();
+        for index in 1..=3 {
+            life.append_entry(index, 1, 100);
+            life.submit_all().unwrap();
+        }
+        assert_eq!(life.model.acked, 0);
+        let mut model = life.model;
+        assert!(files.unsynced() > 0);
+        check(&files, &mut model, seed + 1, &|| "killed".to_owned());
+        kept += model.acked;
+        let after = files.crash(&mut KeepSet::none);
+        check(&after, &mut model, seed + 2, &|| "killed, then without power".to_owned());
+    }
+    assert_eq!(kept, 180);
+}
+
+#[test]
+fn segments_are_recycled_and_their_old_lives_forgotten() {
+    for seed in 0..20 {
+        let mut files = SimFiles::new();
+        let mut model = Model::default();
+        let mut highest = 0;
+        for boot in 0..4 {
+            let mut life = Life::begin(&files, model, seed * 10 + boot).unwrap();
+            for _ in 0..30 {
+                let last = life.wal.durable().index;
+                for index in last + 1..last + 4 {
+                    life.append_entry(index, 1, 3000);
+                }
+                life.append(model::Owned::Checkpoint(last + 3, 1));
+                life.settle().unwrap();
+                life.model.released = last + 3;
+                life.wal.release_to(last + 3);
+                life.run_job().unwrap();
+            }
+            model = life.model;
+            let names = model::names(&files);
+            assert!(names.len() <= 10, "released segments are used again: {names:?}");
+            highest = names.iter().max().unwrap()[4..12].parse::<u64>().unwrap();
+            let mut random = Random::new(seed);
+            files = files.crash(&mut |count| KeepSet::random(count, &mut random));
+        }
+        assert!(highest > 50, "{highest}");
+        check(&files, &mut model, 1, &|| format!("seed {seed}"));
+    }
+}
