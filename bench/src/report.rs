@@ -165,16 +165,13 @@ impl Report {
         &mut self.rows[at]
     }
 
-    /// Holds the medians against [`GOALS`].
+    /// Holds the medians against those of [`GOALS`] whose workloads ran.
     pub fn judge(&mut self) {
-        let rows = &self.rows;
-        self.verdicts = GOALS
-            .iter()
-            .map(|goal| {
-                let row = rows.iter().find(|row| row.workload == goal.workload);
-                goal.judge(row)
-            })
-            .collect();
+        let judged = |goal: &Goal| {
+            let row = self.rows.iter().find(|row| row.workload == goal.workload)?;
+            Some(goal.judge(row))
+        };
+        self.verdicts = GOALS.iter().filter_map(judged).collect();
     }
 }
 
@@ -267,11 +264,9 @@ pub struct Verdict {
 }
 
 impl Goal {
-    fn judge(&self, row: Option<&Row>) -> Verdict {
-        let ratio = row.and_then(|row| {
-            let (ours, etcd) = (row.ours.sound()?, row.etcd.sound()?);
-            ratio(self.cost.of(ours), self.cost.of(etcd))
-        });
+    fn judge(&self, row: &Row) -> Verdict {
+        let sound = row.ours.sound().zip(row.etcd.sound());
+        let ratio = sound.and_then(|(ours, etcd)| ratio(self.cost.of(ours), self.cost.of(etcd)));
         let (accepted, aimed) = (1.0 / self.accepted, 1.0 / self.aimed);
         let outcome = match ratio {
             None => Outcome::NotMeasured,
@@ -357,7 +352,7 @@ pub mod tests {
                 report.verdicts.iter().find(|verdict| verdict.workload == workload && verdict.cost == cost);
             found.unwrap().outcome
         };
-        assert_eq!(report.verdicts.len(), GOALS.len());
+        assert_eq!(report.verdicts.len(), 8, "one of each that ran, and both of the state");
         assert_eq!(outcome("put", Cost::ServerCpu), Outcome::Reached);
         assert_eq!(outcome("txn", Cost::ServerCpu), Outcome::Met);
         assert_eq!(outcome("range", Cost::ServerCpu), Outcome::Missed);
@@ -370,7 +365,6 @@ pub mod tests {
             Outcome::NotMeasured,
             "wrong answers prove nothing"
         );
-        assert_eq!(outcome("range-500", Cost::ServerCpu), Outcome::NotMeasured);
     }
 
     #[test]

@@ -152,7 +152,8 @@ pub fn run(
     };
     let watch = |watched, progress: &mut Progress| {
         let make = |thread| {
-            let links = settings.links(thread);
+            // Every thread has all the watchers, so that a put reaches as many of them with two threads as with one.
+            let links = settings.connections;
             let span = settings.span(thread);
             (links + 1, Watching::new(watched, keys, span, values.clone(), links, streams))
         };

@@ -201,7 +201,7 @@ impl Shard {
     pub(crate) fn finish_stream(&mut self, out: &mut Outbound, stream: u32, rpc: Rpc) {
         self.release(out, stream);
         out.finish(stream, 0, "");
-        self.meter.handled[rpc as usize][0].add(1);
+        self.finished(rpc, 0);
     }
 
     /// An outcome from the log core.
@@ -228,6 +228,7 @@ impl Shard {
                 }
             }
             Response::Put(mut message) => {
+                self.meter.put_bytes.add(u64::from(self.calls[position].held.put_bytes));
                 message.header = self.fill(message.header);
                 self.answer(out, stream, rpc, &message);
             }
@@ -236,6 +237,9 @@ impl Shard {
                 self.answer(out, stream, rpc, &message);
             }
             Response::Txn(mut message) => {
+                if message.succeeded {
+                    self.meter.put_bytes.add(u64::from(self.calls[position].held.put_bytes));
+                }
                 message.header = self.fill(message.header);
                 self.answer(out, stream, rpc, &message);
             }
@@ -294,6 +298,7 @@ impl Shard {
     pub fn writable(&mut self, out: &mut Outbound, sink: &mut dyn Sink, stream: u32) {
         let Some(position) = position_of(out, stream) else { return };
         match self.calls[position].state {
+            CallState::Starting(_) => self.begin_range(out, sink, stream, position),
             CallState::LongRange(_) => self.produce_range(out, sink, stream, position),
             CallState::StreamedRange(_) => self.produce_range_stream(out, Some(sink), stream, position),
             CallState::Snapshot(_) => self.produce_snapshot(out, stream, position),

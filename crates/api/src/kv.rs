@@ -68,6 +68,8 @@ impl Shard {
         };
         match answer {
             Ok(mut answer) => {
+                self.meter.ranges.add(answer.responses.len() as u64);
+                self.meter.read_txns.add(u64::from(answer.responses.len() > 1));
                 answer.header = self.fill(answer.header);
                 self.answer(out, stream, Rpc::Txn, &answer);
             }
@@ -105,6 +107,7 @@ impl Shard {
         stream: u32,
         request: &pb::RangeRequest,
     ) {
+        self.meter.ranges.inc();
         let snapshot = self.reader.pin();
         let view = snapshot.view();
         let revisions = mvcc::Revisions::of(snapshot.stamp());
@@ -112,7 +115,10 @@ impl Shard {
         let cursor = if single { Ok(None) } else { mvcc::RangeCursor::new(revisions, request) };
         match cursor {
             Err(error) => self.fail(out, stream, Rpc::Range, &error),
-            Ok(Some(cursor)) => self.start_range(out, sink, stream, snapshot, cursor, request),
+            Ok(Some(cursor)) => {
+                let filtered = mvcc::has_filters(request);
+                self.start_range(out, sink, stream, snapshot, cursor, filtered);
+            }
             Ok(None) => match mvcc::range(view, revisions, request) {
                 Err(error) => self.fail(out, stream, Rpc::Range, &error),
                 Ok(answer) => {
@@ -132,6 +138,7 @@ impl Shard {
         stream: u32,
         request: &pb::RangeRequest,
     ) {
+        self.meter.ranges.inc();
         let snapshot = self.reader.pin();
         let revisions = mvcc::Revisions::of(snapshot.stamp());
         match mvcc::RangeCursor::for_stream(revisions, request) {

@@ -20,4 +20,4 @@ mod watch;
 
 pub use maintenance::{Database, Export, Job, JobResult, Spool, Work, alarms};
 pub use meter::Meter;
-pub use shard::{Config, ConnectionId, Connections, Shard, ShardCalls, Sink, methods};
+pub use shard::{Config, ConnectionId, Connections, Shard, ShardCalls, Sink, connection_of, methods};

@@ -325,6 +325,7 @@ impl Shard {
                     ..Default::default()
                 };
                 out.send(stream, &digest.encode_to_vec());
+                self.meter.messages_sent[Rpc::Snapshot as usize].add(1);
                 return self.finish_stream(out, stream, Rpc::Snapshot);
             }
             if waiting == 0 {
@@ -367,6 +368,7 @@ impl Shard {
         let status = serving_status(&request.service).unwrap_or(ServingStatus::ServiceUnknown);
         out.open(stream);
         out.send(stream, &HealthCheckResponse { status: status as i32 }.encode_to_vec());
+        self.meter.messages_sent[Rpc::HealthWatch as usize].add(1);
         // Defragmentation never stops service here, so the status never changes while we run.
         self.hold(out, stream, Rpc::HealthWatch, CallState::HealthWatch);
     }

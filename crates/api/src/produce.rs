@@ -16,7 +16,9 @@ use crate::calls::Rpc;
 use crate::shard::{CallState, Shard, Sink};
 
 /// Answers up to this size are encoded in one piece, bytes.
-const AT_ONCE_BYTES: usize = 32 << 10;
+const AT_ONCE_BYTES: usize = 8 << 10;
+/// What one walk gathers as slices before anything is sent; above it, the answer is measured first, bytes.
+const GATHER_BYTES: usize = 2 << 20;
 /// A producer lets go of its snapshot after this.
 const PIN_MS: Millis = 500;
 
@@ -37,6 +39,12 @@ impl Source {
             self.pinned_at = now;
         }
     }
+}
+
+/// A long answer that waits for its socket.
+pub(crate) struct Starting {
+    source: Source,
+    filtered: bool,
 }
 
 /// A unary answer whose length was stated first.
@@ -61,57 +69,118 @@ const FIRST_CHUNK_BYTES: usize = 16 << 10;
 const STREAM_QUEUE_BYTES: usize = RANGE_CHUNK_BYTES;
 
 impl Shard {
+    /// Answers at once when the answer is small; else when the socket is at hand ([`Shard::begin_range`]).
     pub(crate) fn start_range(
         &mut self,
         out: &mut Outbound,
         sink: Option<&mut dyn Sink>,
         stream: u32,
         snapshot: Snapshot,
-        mut cursor: RangeCursor,
-        request: &pb::RangeRequest,
+        cursor: RangeCursor,
+        filtered: bool,
     ) {
         let view = snapshot.view();
-        let whole = cursor.clone();
         let mut rows = Rows::new();
-        let header = self.header_at(cursor.header_revision());
-        if let Err(error) = cursor.step(view, AT_ONCE_BYTES, &mut rows) {
+        let mut probe = cursor.clone();
+        if let Err(error) = probe.step(view, AT_ONCE_BYTES, &mut rows) {
             return self.fail(out, stream, Rpc::Range, &error);
         }
-        if cursor.is_done() {
-            let counted = if cursor.more() || mvcc::has_filters(request) {
-                whole.count_rest(view)
-            } else {
-                Ok(cursor.produced() as i64)
-            };
-            let count = match counted {
+        if probe.is_done() {
+            let count = match count_of(&cursor, &probe, filtered, view) {
                 Ok(count) => count,
                 Err(error) => return self.fail(out, stream, Rpc::Range, &error),
             };
-            let answer = mvcc::RangeAnswer { revision: header.revision, count, more: cursor.more(), rows };
+            let header = self.header_at(cursor.header_revision());
+            let answer = mvcc::RangeAnswer { revision: header.revision, count, more: probe.more(), rows };
             self.release(out, stream);
             out.unary(stream, |buffer| answer.encode(&header, buffer));
             return self.finished(Rpc::Range, 0);
         }
-        let sizes = match whole.measure(view) {
+        let snapshot = snapshot.clone();
+        let state = Starting { source: Source { snapshot, pinned_at: self.now, cursor }, filtered };
+        let token = self.hold(out, stream, Rpc::Range, CallState::Starting(Box::new(state)));
+        match sink {
+            Some(sink) => {
+                if let Some(position) = crate::shard::position_of(out, stream) {
+                    self.begin_range(out, sink, stream, position);
+                }
+            }
+            None => self.starting.push(token),
+        }
+    }
+
+    /// States the length of a long answer and sends its first windows.
+    pub(crate) fn begin_range(
+        &mut self,
+        out: &mut Outbound,
+        sink: &mut dyn Sink,
+        stream: u32,
+        position: usize,
+    ) {
+        let state = std::mem::replace(&mut self.calls[position].state, CallState::Working);
+        let CallState::Starting(starting) = state else { return };
+        let Starting { mut source, filtered } = *starting;
+        let snapshot = source.snapshot.clone();
+        let view = snapshot.view();
+        let mut rows = Rows::new();
+        let mut gathered = source.cursor.clone();
+        let sized = gathered.step(view, GATHER_BYTES, &mut rows).and_then(|()| {
+            if !gathered.is_done() {
+                return source.cursor.measure(view);
+            }
+            Ok(mvcc::Sizes {
+                rows: rows.len() as u64,
+                bytes: rows.bytes() as u64,
+                count: count_of(&source.cursor, &gathered, filtered, view)?,
+                more: gathered.more(),
+            })
+        });
+        let sizes = match sized {
             Ok(sizes) => sizes,
             Err(error) => return self.fail(out, stream, Rpc::Range, &error),
         };
+        let header = self.header_at(source.cursor.header_revision());
         let mut tail = Vec::with_capacity(16);
         mvcc::push_tail(sizes.more, sizes.count, &mut tail);
-        let mut rest = Vec::with_capacity(64);
-        rest.push(0x0a);
-        header.encode_length_delimited(&mut rest).expect("a vector grows");
-        let message_bytes = rest.len() as u64 + sizes.body_len();
-        out.open_sized(stream, message_bytes as usize);
-        let source = Source { snapshot: snapshot.clone(), pinned_at: self.now, cursor: whole };
-        let state = LongRange { source, rest, sent_of_rest: 0, tail, tail_added: false };
-        self.hold(out, stream, Rpc::Range, CallState::LongRange(Box::new(state)));
-        if let Some(position) = crate::shard::position_of(out, stream) {
-            match sink {
-                Some(sink) => self.produce_range(out, sink, stream, position),
-                None => self.produce_range(out, &mut NoSink, stream, position),
-            }
+        let mut head = Vec::with_capacity(64);
+        head.push(0x0a);
+        header.encode_length_delimited(&mut head).expect("a vector grows");
+        out.open_sized(stream, head.len() + sizes.body_len() as usize);
+
+        // Straight from the pages, as long as windows last.
+        let mut pieces: Vec<&[u8]> = Vec::with_capacity(rows.len() + 2);
+        pieces.push(&head);
+        pieces.extend(rows.pieces());
+        let done = gathered.is_done();
+        if done {
+            pieces.push(&tail);
         }
+        let sent = send_pieces(&pieces, out, sink, stream);
+        if sent.is_all(&pieces) && done {
+            return self.finish_range(out, stream);
+        }
+        // What is left: a part of one piece, and whatever the cursor then finds again.
+        let mut rest = if sent.pieces_begun == 0 { head.clone() } else { sent.rest_of_piece(&pieces) };
+        let rows_begun = sent.pieces_begun.saturating_sub(1).min(rows.len());
+        let mut tail_added = done && sent.pieces_begun == pieces.len();
+        if rows_begun == rows.len() {
+            if done && !tail_added {
+                rest.extend_from_slice(&tail);
+                tail_added = true;
+            }
+            source.cursor = gathered;
+        } else if rows_begun > 0 && !rows.made().is_empty() {
+            // Cells made for the answer stand in one piece, which has begun: its rest was taken whole.
+            source.cursor = gathered;
+        } else if rows_begun > 0
+            && let Some(last) = rows.pairs().nth(rows_begun - 1)
+        {
+            source.cursor.resume_after(last.key, rows_begun as u64);
+        }
+        drop(pieces);
+        let state = LongRange { source, rest, sent_of_rest: 0, tail, tail_added };
+        self.calls[position].state = CallState::LongRange(Box::new(state));
+        self.produce_range(out, sink, stream, position);
     }
 
     /// Sends as much as flow control allows.
@@ -235,7 +304,8 @@ impl Shard {
             let mut head = Vec::with_capacity(12);
             head.push(0x0a);
             prost::encoding::encode_varint(body.len() as u64, &mut head);
-            out.send(stream, &[head, body].concat());
+            let body_bytes = body.len();
+            out.send_parts(stream, &head, &body.into(), 0..body_bytes);
             self.meter.messages_sent[Rpc::RangeStream as usize].add(1);
             if end.is_some() {
                 return self.finish_stream(out, stream, Rpc::RangeStream);
@@ -244,13 +314,62 @@ impl Shard {
     }
 }
 
-/// Where no socket is at hand: everything is copied, and sent when the connection is flushed.
-struct NoSink;
+/// The count that an answer shows, once its pairs are known.
+fn count_of(
+    from: &RangeCursor,
+    done: &RangeCursor,
+    filtered: bool,
+    view: tree::View<'_>,
+) -> Result<i64, proto::Error> {
+    if done.more() || filtered { from.count_rest(view) } else { Ok(done.produced() as i64) }
+}
 
-impl Sink for NoSink {
-    fn offer(&mut self, _slices: &[std::io::IoSlice<'_>]) -> usize {
-        0
+/// How far a list of pieces was handed over.
+struct Sent {
+    /// Pieces of which at least a byte was handed over, empty ones in front included.
+    pieces_begun: usize,
+    /// Bytes handed over of the last of them.
+    of_last: usize,
+}
+
+impl Sent {
+    fn is_all(&self, pieces: &[&[u8]]) -> bool {
+        self.pieces_begun == pieces.len() && self.of_last == pieces.last().map_or(0, |piece| piece.len())
     }
+
+    /// The bytes of the last begun piece that are still to come.
+    fn rest_of_piece(&self, pieces: &[&[u8]]) -> Vec<u8> {
+        match self.pieces_begun {
+            0 => Vec::new(),
+            begun => pieces[begun - 1][self.of_last..].to_vec(),
+        }
+    }
+}
+
+/// Hands over pieces as long as flow control allows.
+fn send_pieces(pieces: &[&[u8]], out: &mut Outbound, sink: &mut dyn Sink, stream: u32) -> Sent {
+    let mut sent = Sent { pieces_begun: 0, of_last: 0 };
+    let mut chosen: Vec<&[u8]> = Vec::with_capacity(pieces.len());
+    while !sent.is_all(pieces) {
+        let mut window = out.sendable(stream).min(RANGE_CHUNK_BYTES);
+        if window == 0 {
+            break;
+        }
+        chosen.clear();
+        while window > 0 && !sent.is_all(pieces) {
+            if sent.pieces_begun == 0 || sent.of_last == pieces[sent.pieces_begun - 1].len() {
+                sent.pieces_begun += 1;
+                sent.of_last = 0;
+            }
+            let left = &pieces[sent.pieces_begun - 1][sent.of_last..];
+            let part = &left[..left.len().min(window)];
+            window -= part.len();
+            sent.of_last += part.len();
+            chosen.push(part);
+        }
+        out.direct(stream, chosen.iter().copied(), &mut |slices| sink.offer(slices));
+    }
+    sent
 }
 
 /// The first `window` bytes as slices, and a copy of the others.

@@ -17,7 +17,8 @@ use replica::{Event, Published};
 use crate::calls::{Rpc, Shape, TABLE};
 use crate::maintenance::{Job, SnapshotStream};
 use crate::meter::Meter;
-use crate::produce::{LongRange, StreamedRange};
+use crate::meter::turn::{Held, Turn};
+use crate::produce::{LongRange, Starting, StreamedRange};
 
 /// What a shard is told at start.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Config {
     /// After this a call that waits for the log core is answered "request timed out".
     pub request_timeout_ms: Millis,
     pub progress_interval_ms: Millis,
+    /// Unary calls that take longer are told of, microseconds ([`Shard::slow_calls`]).
+    pub slow_request_us: u64,
     /// Anything that clients do not know: shapes trees and spreads timers.
     pub seed: u64,
 }
@@ -70,10 +73,13 @@ pub struct Shard {
     pub(crate) calls: slab::Slab<Call>,
     pub(crate) watches: crate::watch::Watches,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) turn: Turn,
     /// For the log core; the server moves them into the ring.
     pub outgoing: VecDeque<Event>,
     /// For the helper pool.
     pub jobs: Vec<Job>,
+    /// Long answers to begin, once their sockets are at hand: call [`Shard::writable`] for each, in this turn.
+    pub starting: Vec<CallToken>,
     pub(crate) now: Millis,
     /// Calls with a deadline, in the order of their deadlines.
     timeouts: VecDeque<(Millis, CallToken)>,
@@ -85,6 +91,7 @@ pub(crate) struct Call {
     pub token: CallToken,
     pub rpc: Rpc,
     pub state: CallState,
+    pub held: Held,
 }
 
 pub(crate) enum CallState {
@@ -94,6 +101,7 @@ pub(crate) enum CallState {
     Waiting,
     /// Waits for a job; takes as long as it takes.
     Working,
+    Starting(Box<Starting>),
     LongRange(Box<LongRange>),
     StreamedRange(Box<StreamedRange>),
     Snapshot(Box<SnapshotStream>),
@@ -122,6 +130,7 @@ pub fn methods() -> &'static net::Methods {
 impl Shard {
     pub fn new(config: Config, published: Arc<Published>, reader: tree::Reader, meter: Arc<Meter>) -> Shard {
         let watches = crate::watch::Watches::new(&config);
+        let turn = Turn::new(config.slow_request_us);
         Shard {
             config,
             published,
@@ -129,8 +138,10 @@ impl Shard {
             calls: slab::Slab::new(),
             watches,
             meter,
+            turn,
             outgoing: VecDeque::new(),
             jobs: Vec::new(),
+            starting: Vec::new(),
             now: 0,
             timeouts: VecDeque::new(),
             draining: false,
@@ -145,6 +156,30 @@ impl Shard {
 
     pub fn published(&self) -> &Arc<Published> {
         &self.published
+    }
+
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// A turn begins: what is held from now on takes from here. Microseconds of the server's clock.
+    pub fn begin_turn(&mut self, now_us: u64) {
+        self.turn.begin(now_us);
+    }
+
+    /// Whether something was done whose time [`Shard::share_time`] would note.
+    pub fn has_unmeasured_work(&self) -> bool {
+        self.turn.has_work()
+    }
+
+    /// What was done since the turn began, or since this was called in it, was done at `now_us`.
+    pub fn share_time(&mut self, now_us: u64) {
+        self.turn.share(&self.meter, now_us);
+    }
+
+    /// Unary calls that were slow, since this was last asked; the first ones if they are very many.
+    pub fn slow_calls(&mut self) -> std::vec::Drain<'_, crate::meter::Slow> {
+        self.turn.slow.drain(..)
     }
 
     /// Watches and keep-alives end, nothing new is taken; the rest finishes.
@@ -196,12 +231,27 @@ impl Shard {
     pub(crate) fn hold(&mut self, out: &mut Outbound, stream: u32, rpc: Rpc, state: CallState) -> CallToken {
         let token = self.token(out, stream);
         let timed = matches!(state, CallState::Waiting | CallState::Parked(_));
-        match position_of(out, stream) {
-            Some(position) => self.calls[position].state = state,
-            None => {
-                let position = self.calls.insert(Call { token, rpc, state });
-                out.set_word(stream, position as u64 + 1);
+        let barrier = matches!(state, CallState::Parked(_));
+        let long =
+            matches!(state, CallState::Starting(_) | CallState::LongRange(_) | CallState::StreamedRange(_));
+        let position = match position_of(out, stream) {
+            Some(position) => {
+                self.calls[position].state = state;
+                position
             }
+            None => {
+                let held = self.turn.hold();
+                let position = self.calls.insert(Call { token, rpc, state, held });
+                out.set_word(stream, position as u64 + 1);
+                self.meter.defrags.add(i64::from(rpc == Rpc::Defragment));
+                position
+            }
+        };
+        let held = &mut self.calls[position].held;
+        held.barrier |= barrier;
+        if long && !held.long {
+            held.long = true;
+            self.meter.long_reads.add(1);
         }
         if timed {
             self.timeouts.push_back((self.now + self.config.request_timeout_ms, token));
@@ -213,7 +263,9 @@ impl Shard {
     pub(crate) fn release(&mut self, out: &mut Outbound, stream: u32) -> Option<Call> {
         let position = position_of(out, stream)?;
         out.set_word(stream, 0);
-        Some(self.calls.remove(position))
+        let call = self.calls.remove(position);
+        self.turn.release(&self.meter, call.token, call.held);
+        Some(call)
     }
 
     pub(crate) fn answer<M: prost::Message>(
@@ -244,8 +296,7 @@ impl Shard {
     }
 
     pub(crate) fn finished(&mut self, rpc: Rpc, code: usize) {
-        self.meter.handled[rpc as usize][code].add(1);
-        self.meter.messages_sent[rpc as usize].add(u64::from(code == 0));
+        self.turn.finished(&self.meter, rpc, code);
     }
 
     /// Sends a write to the log core; the outcome answers the call.
@@ -261,7 +312,14 @@ impl Shard {
         if prost::Message::encoded_len(&request) + HEADER_BYTES > self.config.max_request_bytes {
             return self.fail(out, stream, rpc, &errors::REQUEST_TOO_LARGE);
         }
+        let put_bytes = put_bytes(&request);
         let token = self.hold(out, stream, rpc, CallState::Waiting);
+        if let Some(position) = position_of(out, stream) {
+            let held = &mut self.calls[position].held;
+            held.proposed = true;
+            held.put_bytes = put_bytes;
+            self.meter.proposals_pending.add(1);
+        }
         self.outgoing.push_back(Event::Propose(replica::Proposal {
             token: Some(token),
             request: replica::Request(request),
@@ -285,7 +343,24 @@ impl Shard {
     }
 }
 
-pub(crate) fn connection_of(token: CallToken) -> ConnectionId {
+/// Keys and values of its puts, bytes; of a Txn those that stand in its success branch.
+fn put_bytes(request: &pb::InternalRaftRequest) -> u32 {
+    use pb::request_op::Request;
+    let of = |put: &pb::PutRequest| (put.key.len() + put.value.len()) as u32;
+    match (&request.put, &request.txn) {
+        (Some(put), _) => of(put),
+        (None, Some(txn)) => {
+            let puts = txn.success.iter().map(|op| match &op.request {
+                Some(Request::RequestPut(put)) => of(put),
+                _ => 0,
+            });
+            puts.sum()
+        }
+        (None, None) => 0,
+    }
+}
+
+pub fn connection_of(token: CallToken) -> ConnectionId {
     ConnectionId { slot: token.connection, epoch: token.epoch }
 }
 
@@ -306,6 +381,7 @@ impl net::Calls for ShardCalls<'_> {
         let shard = &mut *self.shard;
         let rpc = Rpc::at(usize::from(head.method));
         shard.meter.started[rpc as usize].add(1);
+        shard.meter.client_versions.count(head.client_api_version, rpc.shape() != Shape::Unary);
         if shard.draining {
             return shard.fail(out, stream, rpc, &errors::STOPPED);
         }
@@ -319,7 +395,13 @@ impl net::Calls for ShardCalls<'_> {
         let Some(method) = out.method(stream) else { return };
         let rpc = Rpc::at(usize::from(method));
         self.shard.meter.messages_received[rpc as usize].add(1);
+        let holds = self.shard.turn.holds;
         self.shard.take_message(out, stream, rpc, message);
+        if self.shard.turn.holds != holds
+            && let Some(position) = position_of(out, stream)
+        {
+            self.shard.calls[position].held.keep(message);
+        }
     }
 
     fn half_close(&mut self, out: &mut Outbound, stream: u32) {
@@ -333,7 +415,7 @@ impl net::Calls for ShardCalls<'_> {
             self.shard.end_watch_stream(position);
         }
         if let Some(call) = self.shard.release(out, stream) {
-            self.shard.meter.handled[call.rpc as usize][errors::CANCELED.code as usize].add(1);
+            self.shard.finished(call.rpc, errors::CANCELED.code as usize);
         }
     }
 }

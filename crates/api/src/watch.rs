@@ -42,21 +42,17 @@ impl Watches {
 }
 
 /// One message: what is a watcher's own, then what it shares with others.
-pub(crate) fn send_parts(
-    out: &mut Outbound,
-    stream: u32,
-    head: &[u8],
-    events: Option<(&Arc<[u8]>, Range<usize>)>,
-) {
+fn send_parts(out: &mut Outbound, stream: u32, head: &[u8], events: Option<(&Arc<[u8]>, Range<usize>)>) {
     match events {
         None => out.send(stream, head),
-        Some((events, range)) => out.send(stream, &[head, &events[range]].concat()),
+        Some((events, range)) => out.send_parts(stream, head, events, range),
     }
 }
 
 /// To one stream, on the connection at hand.
 struct OneStream<'o> {
     out: &'o mut Outbound,
+    sent: u64,
 }
 
 impl watch::Outlet for OneStream<'_> {
@@ -66,6 +62,7 @@ impl watch::Outlet for OneStream<'_> {
 
     fn send(&mut self, stream: CallToken, head: &[u8], events: Option<(&Arc<[u8]>, Range<usize>)>) {
         send_parts(self.out, stream.stream, head, events);
+        self.sent += 1;
     }
 }
 
@@ -115,7 +112,7 @@ impl Shard {
         let current = self.revisions().current;
         let Some(watchers) = &mut self.watches.watchers else { return };
         watchers.set_term(self.published.term());
-        let mut outlet = OneStream { out };
+        let mut outlet = OneStream { out, sent: 0 };
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
                 watchers.create(token, &create, None, current, &mut outlet);
@@ -126,6 +123,9 @@ impl Shard {
             Some(RequestUnion::ProgressRequest(_)) => watchers.request_progress(token, current, &mut outlet),
             None => {}
         }
+        let sent = outlet.sent;
+        self.meter.messages_sent[Rpc::Watch as usize].add(sent);
+        self.turn.watch_control(sent);
         self.recount_watchers();
     }
 
@@ -151,7 +151,20 @@ impl Shard {
         let mut outlet = AnyStream { connections: std::cell::RefCell::new(connections), sent: 0 };
         watchers.deliver(&Delivered(batch), &mut outlet);
         let sent = outlet.sent;
-        self.meter.messages_sent[Rpc::Watch as usize].add(sent);
+        self.sent_events(sent);
+    }
+
+    /// Counts responses that told of events.
+    fn sent_events(&mut self, responses: u64) {
+        let Some(watchers) = &self.watches.watchers else { return };
+        if responses == 0 {
+            return;
+        }
+        let total = watchers.counts().events_sent;
+        let events = total - self.meter.watch_events.get();
+        self.meter.watch_events.set(total);
+        self.meter.messages_sent[Rpc::Watch as usize].add(responses);
+        self.turn.watch_events(responses, events);
     }
 
     /// Whether a root is visible whose events did not come, or somebody reads history.
@@ -177,7 +190,7 @@ impl Shard {
             let mut outlet = AnyStream { connections: std::cell::RefCell::new(connections), sent: 0 };
             watchers.catch_up(&history, &mut outlet);
             let sent = outlet.sent;
-            self.meter.messages_sent[Rpc::Watch as usize].add(sent);
+            self.sent_events(sent);
         }
     }
 
@@ -187,10 +200,13 @@ impl Shard {
         watchers.set_term(self.published.term());
         let mut outlet = AnyStream { connections: std::cell::RefCell::new(connections), sent: 0 };
         watchers.tick(self.now, &mut outlet);
+        let sent = outlet.sent;
         let counts = watchers.counts();
-        self.meter.watchers.set(counts.watchers as u64);
-        self.meter.watch_streams.set(counts.streams as u64);
-        self.meter.slow_watchers.set(counts.slow as u64);
+        self.meter.messages_sent[Rpc::Watch as usize].add(sent);
+        self.turn.watch_progress(sent);
+        self.meter.watchers.set(counts.watchers as i64);
+        self.meter.watch_streams.set(counts.streams as i64);
+        self.meter.slow_watchers.set(counts.slow as i64);
         self.meter.watch_events.set(counts.events_sent);
     }
 
@@ -198,7 +214,7 @@ impl Shard {
     pub(crate) fn watch_writable(&mut self, out: &mut Outbound, position: usize) {
         let token = self.calls[position].token;
         if let Some(watchers) = &mut self.watches.watchers {
-            watchers.drained(token, &OneStream { out });
+            watchers.drained(token, &OneStream { out, sent: 0 });
         }
     }
 }

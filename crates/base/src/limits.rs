@@ -150,6 +150,6 @@ pub const EDGE_WRITE_TIMEOUT_MS: u64 = 60_000;
 pub const EDGE_MAILBOX: usize = 4096;
 /// Shards, when the number of cores alone would choose more: each costs a pin slot, a ring and its buffers.
 pub const SHARDS_MAX: usize = 64;
-/// Private memory that the store keeps when --memory-budget-bytes does not say otherwise, bytes: what was changed
-/// lately stays at hand, and a large store does not fill the host.
-pub const MEMORY_BUDGET_BYTES: u64 = 64 << 20;
+/// Private memory that the store keeps when --memory-budget-bytes does not say otherwise, bytes: room for the pages
+/// changed since the last two checkpoints, so that steady writing reuses memory; what is cold beyond it is given back.
+pub const MEMORY_BUDGET_BYTES: u64 = 128 << 20;

@@ -112,8 +112,12 @@ pub trait Chunk: Send + Sync {
     fn populate_read(&self, offset: usize, len: usize) -> io::Result<()>;
     /// Drops the private memory: what is read next is the file's content. Nobody may use the pages meanwhile.
     fn discard(&self, offset: usize, len: usize) -> io::Result<()>;
-    /// Starts reading ahead; does not wait, and is only a hint.
-    fn warm(&self);
+    /// Starts reading the range of the file into the system's cache, mapped or not; does not wait, and is only a hint.
+    fn read_ahead(&self, offset: usize, len: usize);
+    /// The same, for the whole chunk.
+    fn warm(&self) {
+        self.read_ahead(0, self.len());
+    }
 }
 
 /// Reads and writes are whole blocks at block addresses, in both forms: O_DIRECT asks for it.

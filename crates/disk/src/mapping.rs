@@ -118,6 +118,15 @@ impl Mapping {
         self.each(no, count, |chunk, offset, len| chunk.discard(offset, len))
     }
 
+    /// Starts reading pages into the system's cache; does not wait.
+    pub fn read_ahead(&self, no: u32, count: u32) {
+        let started = self.each(no, count, |chunk, offset, len| {
+            chunk.read_ahead(offset, len);
+            Ok(())
+        });
+        assert!(started.is_ok(), "a hint does not fail");
+    }
+
     /// Starts reading the whole file ahead; does not wait.
     pub fn warm(&self) {
         let chunks: Vec<_> = self.lock().clone();

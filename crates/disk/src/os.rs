@@ -342,8 +342,9 @@ impl Chunk for OsChunk {
         result.map_err(|error| named(format!("drop {len} bytes of a mapping"), error))
     }
 
-    fn warm(&self) {
+    fn read_ahead(&self, offset: usize, len: usize) {
+        self.assert_within(offset, len);
         // A hint: without it pages are read when they are touched.
-        let _ = self.map.advise(Advice::WillNeed);
+        let _ = self.map.advise_range(Advice::WillNeed, offset, len);
     }
 }

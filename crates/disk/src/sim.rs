@@ -329,5 +329,5 @@ impl Chunk for SimChunk {
         Ok(())
     }
 
-    fn warm(&self) {}
+    fn read_ahead(&self, _offset: usize, _len: usize) {}
 }

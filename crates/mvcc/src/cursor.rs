@@ -120,6 +120,22 @@ impl RangeCursor {
         Span::new(&self.next, &self.range_end)
     }
 
+    /// Moves a cursor that has produced nothing behind `last`, the key of the `produced`-th pair: for a caller that
+    /// gathered more than it could use.
+    pub fn resume_after(&mut self, last: &[u8], produced: u64) {
+        assert!(self.produced == 0 && produced > 0, "only a fresh cursor is moved, and forward");
+        assert!(produced <= self.remaining && last >= self.next.as_slice(), "a cursor never goes back");
+        self.produced = produced;
+        self.remaining -= produced;
+        self.next.clear();
+        self.next.extend_from_slice(last);
+        if self.range_end.is_empty() {
+            self.done = true;
+        } else {
+            self.next.push(0);
+        }
+    }
+
     /// How many keys the rest of the span has, whatever the limit. Before the first step: the count of the answer.
     pub fn count_rest(&self, view: View<'_>) -> Result<i64, Error> {
         let newest = versions::still_readable(view, self.revision)?;

@@ -17,10 +17,11 @@ use base::{Revision, crc32c, crc32c_append};
 use proto::{Error, errors};
 use tree::View;
 
+use crate::cell::Cell;
 use crate::changes::{self, Change};
 use crate::span::Span;
 use crate::stamp::{self, Revisions};
-use crate::trees::{self, HISTORY, Kind, LIVE};
+use crate::trees::{self, HISTORY, Kind};
 use crate::versions::{self, Walk};
 
 const BUCKET: &[u8] = b"key";
@@ -109,12 +110,10 @@ impl Hasher {
     /// Looks at up to `limit` changes; the hash when that was the last of them.
     pub fn step(&mut self, view: View<'_>, limit: usize) -> Option<KeyValueHash> {
         assert!(limit > 0, "a step makes progress");
-        let mut seen = 0;
-        for change in changes::changes_from(view, self.next, self.revision) {
+        for (seen, change) in changes::changes_from(view, self.next, self.revision).enumerate() {
             if seen == limit {
                 return None;
             }
-            seen += 1;
             self.next = Revision::new(change.revision.main, change.revision.sub + 1);
             self.add(view, &change);
         }
@@ -141,25 +140,24 @@ impl Hasher {
 
 /// Whether the put is what `revision` sees of its key.
 fn newest_at(view: View<'_>, change: &Change<'_>, revision: i64) -> bool {
-    if let Some(stored) = view.get(LIVE, change.key)
-        && crate::cell::Cell::new(stored).revision() == change.revision
-    {
+    let live = versions::newest(view, change.key).map(Cell::revision);
+    if live == Some(change.revision) {
         return true;
     }
+    // It was superseded by the next entry of its key in history; without one, by the live version.
     let mut seek = Vec::new();
     trees::history_key(&mut seek, change.key, Revision::new(change.revision.main, change.revision.sub + 1));
     let mut cursor = view.cursor(HISTORY);
-    if !cursor.seek(&seek) {
-        return true;
+    if cursor.seek(&seek) {
+        let (key, next) = trees::split_history_key(cursor.key());
+        if key == change.key {
+            return next.main > revision;
+        }
     }
-    // The next entry of the key superseded it; without one, the live version did, and that is newer than all.
-    let (key, next) = trees::split_history_key(cursor.key());
-    if key != change.key {
-        return view
-            .get(LIVE, change.key)
-            .is_none_or(|stored| crate::cell::Cell::new(stored).revision().main > revision);
+    match live {
+        Some(live) => live.main > revision,
+        None => panic!("a put that is not live was superseded by something: {:?}", change.revision),
     }
-    next.main > revision
 }
 
 /// Whether any key has a version at `revision` that a compaction there would keep.

@@ -150,7 +150,7 @@ impl<'a, 'r> Walk<'a, 'r> {
     /// Moves the history cursor, which is at the oldest entry of `key`, to the next key; on the way finds what the
     /// revision sees, if that is `wanted`.
     fn pass_history(&mut self, key: &[u8], wanted: bool) -> Option<Cell<'a>> {
-        let Some(history) = self.history.as_mut() else { return None };
+        let history = self.history.as_mut()?;
         let mut seen = None;
         let (_, oldest) = trees::split_history_key(history.key());
         if wanted && oldest.main <= self.revision {

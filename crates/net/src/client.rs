@@ -1,9 +1,10 @@
 //! The client's half, small and pure: for the load generator and for tests. It speaks to a server it trusts: what it
 //! receives is checked for form, not limited against abuse.
 //!
-//! Header fields that every call repeats enter the server's dynamic table with their first use, as grpc-go's do.
+//! Header fields that every call repeats enter the server's dynamic table with their first use, as grpc-go's do; from
+//! then on the block of a path is copied.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::error::{ErrorCode, Fault};
 use crate::field::Class;
@@ -14,6 +15,7 @@ use crate::hpack::static_table::index;
 use crate::hpack::{encoder, integer};
 use crate::output::Output;
 use crate::settings::{DEFAULT_WINDOW, PeerSettings, id};
+use crate::streams::Streams;
 use crate::window::{Balance, ReceiveWindow, SendWindow};
 
 /// Who takes the answers.
@@ -34,6 +36,11 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes of the server's table that we fill; paths beyond it are literals.
 const TABLE_BYTES: usize = 3500;
 const FIRST_DYNAMIC: usize = 62;
+/// Paths whose header block is kept.
+const KNOWN_PATHS: usize = 64;
+
+/// A field in the server's table: name, value, and how many were there before it.
+struct Known(Vec<u8>, Vec<u8>, usize);
 
 struct Call {
     send: Balance,
@@ -68,7 +75,7 @@ impl Call {
 /// One HTTP/2 connection to a server.
 pub struct ClientConnection {
     output: Output,
-    calls: HashMap<u32, Call>,
+    calls: Streams<Call>,
     next_stream: u32,
     hpack: Decoder,
     peer: PeerSettings,
@@ -81,7 +88,9 @@ pub struct ClientConnection {
     /// Fields in the server's table: how many, and their bytes by the RFC's count.
     inserted: usize,
     table_bytes: usize,
-    positions: HashMap<Vec<u8>, usize>,
+    known: Vec<Known>,
+    /// The fields of a call that don't vary, by path, and how many fields the table held when they were encoded.
+    blocks: Vec<(Box<str>, usize, Vec<u8>)>,
     stream_window: u32,
     goaway: bool,
 }
@@ -108,7 +117,7 @@ impl ClientConnection {
         let peer = PeerSettings::default();
         ClientConnection {
             output,
-            calls: HashMap::new(),
+            calls: Streams::new(),
             next_stream: 1,
             hpack: Decoder::new(None, 4096),
             send: SendWindow::new(peer.initial_window),
@@ -120,13 +129,15 @@ impl ClientConnection {
             authority: "localhost".into(),
             inserted: 0,
             table_bytes: 0,
-            positions: HashMap::new(),
+            known: Vec::new(),
+            blocks: Vec::new(),
             stream_window,
             goaway: false,
         }
     }
 
     pub fn set_authority(&mut self, authority: &str) {
+        self.blocks.clear();
         self.authority = authority.into();
     }
 
@@ -164,16 +175,7 @@ impl ClientConnection {
         let only_headers = message.is_none() && end;
         let flags = flag::END_HEADERS | if only_headers { flag::END_STREAM } else { 0 };
         frame::put_header(self.output.tail(), 0, kind::HEADERS, flags, stream);
-        self.output
-            .tail()
-            .extend_from_slice(&[0x80 | index::METHOD_POST as u8, 0x80 | index::SCHEME_HTTP as u8]);
-        self.field(index::PATH, b":path", path.as_bytes());
-        let authority = std::mem::take(&mut self.authority);
-        self.field(index::AUTHORITY, b":authority", authority.as_bytes());
-        self.authority = authority;
-        self.field(index::CONTENT_TYPE, b"content-type", b"application/grpc");
-        self.field(index::USER_AGENT, b"user-agent", b"mainstay");
-        self.field(0, b"te", b"trailers");
+        self.constant_fields(path);
         for (name, value) in metadata {
             encoder::field(self.output.tail(), name.as_bytes(), value.as_bytes());
         }
@@ -185,27 +187,48 @@ impl ClientConnection {
         stream
     }
 
+    /// Everything but metadata: encoded once per path, and again when the server's table has moved on.
+    fn constant_fields(&mut self, path: &str) {
+        let known = self.blocks.iter().position(|(of, ..)| **of == *path);
+        if let Some((_, inserted, block)) = known.map(|i| &self.blocks[i])
+            && *inserted == self.inserted
+        {
+            return self.output.tail().extend_from_slice(block);
+        }
+        let before = self.inserted;
+        let mut block = vec![0x80 | index::METHOD_POST as u8, 0x80 | index::SCHEME_HTTP as u8];
+        self.field(&mut block, index::PATH, b":path", path.as_bytes());
+        let authority = self.authority.clone();
+        self.field(&mut block, index::AUTHORITY, b":authority", authority.as_bytes());
+        self.field(&mut block, index::CONTENT_TYPE, b"content-type", b"application/grpc");
+        self.field(&mut block, index::USER_AGENT, b"user-agent", b"mainstay");
+        self.field(&mut block, 0, b"te", b"trailers");
+        self.output.tail().extend_from_slice(&block);
+        if let Some(i) = known {
+            self.blocks.swap_remove(i);
+        }
+        if before == self.inserted && self.blocks.len() < KNOWN_PATHS {
+            self.blocks.push((path.into(), before, block));
+        }
+    }
+
     /// A header field that later calls may repeat.
-    fn field(&mut self, name_index: usize, name: &[u8], value: &[u8]) {
-        let mut key = name.to_vec();
-        key.push(0);
-        key.extend_from_slice(value);
-        let out = self.output.tail();
-        if let Some(position) = self.positions.get(&key) {
-            return integer::write(out, 0x80, 7, FIRST_DYNAMIC + self.inserted - 1 - position);
+    fn field(&mut self, out: &mut Vec<u8>, name_index: usize, name: &[u8], value: &[u8]) {
+        if let Some(Known(.., before)) = self.known.iter().find(|k| k.0 == name && k.1 == value) {
+            return integer::write(out, 0x80, 7, FIRST_DYNAMIC + self.inserted - 1 - before);
         }
         let cost = name.len() + value.len() + 32;
         let keep = self.table_bytes + cost <= TABLE_BYTES;
-        match (keep, name_index) {
-            (true, n) => integer::write(out, 0x40, 6, n),
-            (false, n) => integer::write(out, 0, 4, n),
+        match keep {
+            true => integer::write(out, 0x40, 6, name_index),
+            false => integer::write(out, 0, 4, name_index),
         }
         if name_index == 0 {
             encoder::compact_value(out, name);
         }
         encoder::compact_value(out, value);
         if keep {
-            self.positions.insert(key, self.inserted);
+            self.known.push(Known(name.to_vec(), value.to_vec(), self.inserted));
             self.inserted += 1;
             self.table_bytes += cost;
         }
@@ -213,7 +236,7 @@ impl ClientConnection {
 
     /// Sends a message on an open call; what the windows don't allow waits.
     pub fn send(&mut self, stream: u32, message: &[u8], end: bool) {
-        let Some(call) = self.calls.get_mut(&stream).filter(|call| !call.end) else { return };
+        let Some(call) = self.calls.get_mut(stream).filter(|call| !call.end) else { return };
         call.end = end;
         let length = PREFIX_BYTES + message.len();
         let window = self.send.open().min(call.send.open(self.peer.initial_window));
@@ -234,7 +257,7 @@ impl ClientConnection {
 
     /// Ends our side of a call.
     pub fn half_close(&mut self, stream: u32) {
-        if let Some(call) = self.calls.get_mut(&stream) {
+        if let Some(call) = self.calls.get_mut(stream) {
             call.end = true;
         }
         self.flush(stream);
@@ -242,14 +265,14 @@ impl ClientConnection {
 
     /// Gives a call up.
     pub fn cancel(&mut self, stream: u32) {
-        if self.calls.remove(&stream).is_some() {
+        if self.calls.remove(stream).is_some() {
             frame::put_reset(self.output.tail(), stream, ErrorCode::CANCEL);
         }
     }
 
     /// Sends what waits on a stream, as far as windows allow.
     fn flush(&mut self, stream: u32) {
-        let Some(call) = self.calls.get_mut(&stream) else { return };
+        let Some(call) = self.calls.get_mut(stream) else { return };
         while !call.waiting.is_empty() || (call.end && !call.end_sent) {
             let window = self.send.open().min(call.send.open(self.peer.initial_window));
             let n = call.waiting.len().min(window).min(self.peer.max_frame_bytes as usize);
@@ -330,7 +353,7 @@ impl ClientConnection {
             }
             kind::WINDOW_UPDATE if payload.len() == 4 => {
                 let increment = frame::be32(payload) & frame::MAX_31_BITS;
-                let fits = match self.calls.get_mut(&header.stream) {
+                let fits = match self.calls.get_mut(header.stream) {
                     Some(call) => call.send.widen(increment, self.peer.initial_window),
                     None if header.stream == 0 => self.send.widen(increment),
                     None => true,
@@ -345,7 +368,7 @@ impl ClientConnection {
                 Ok(())
             }
             kind::RST_STREAM if payload.len() == 4 => {
-                if self.calls.remove(&header.stream).is_some() {
+                if self.calls.remove(header.stream).is_some() {
                     answers.reset(header.stream, ErrorCode(frame::be32(payload)));
                 }
                 Ok(())
@@ -363,11 +386,9 @@ impl ClientConnection {
     }
 
     fn flush_all(&mut self) {
-        let waiting = |call: &Call| !call.waiting.is_empty();
-        let mut streams: Vec<u32> =
-            self.calls.iter().filter(|(_, c)| waiting(c)).map(|(id, _)| *id).collect();
-        streams.sort_unstable();
-        streams.into_iter().for_each(|stream| self.flush(stream));
+        if self.calls.iter().any(|call| !call.waiting.is_empty()) {
+            self.calls.ids().into_iter().for_each(|stream| self.flush(stream));
+        }
     }
 
     fn data(
@@ -382,7 +403,7 @@ impl ClientConnection {
         if let Some(increment) = self.receive.give_back() {
             frame::put_window_update(self.output.tail(), 0, increment);
         }
-        let Some(call) = self.calls.get_mut(&header.stream) else {
+        let Some(call) = self.calls.get_mut(header.stream) else {
             return Ok(());
         };
         if !call.receive.take(payload.len()) {
@@ -442,7 +463,7 @@ impl ClientConnection {
         }
         let (stream, end) = self.block_of.take().ok_or("CONTINUATION without a header block")?;
         let mut dropped = Call::new(0, true);
-        let call = self.calls.get_mut(&stream).unwrap_or(&mut dropped);
+        let call = self.calls.get_mut(stream).unwrap_or(&mut dropped);
         let decoded = self.hpack.decode(&self.block, |class, _, value| match class {
             Class::Status(status) => call.http_status = status,
             Class::GrpcStatus(code) => call.status = Some(code),
@@ -457,7 +478,7 @@ impl ClientConnection {
     }
 
     fn finished(&mut self, stream: u32, answers: &mut impl Answers) {
-        let Some(call) = self.calls.remove(&stream) else { return };
+        let Some(call) = self.calls.remove(stream) else { return };
         match call.status {
             Some(code) => answers.finished(stream, code, &call.text),
             None => {

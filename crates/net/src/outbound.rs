@@ -26,6 +26,8 @@ use crate::window::SendWindow;
 
 /// Shared messages below this are copied: a reference costs more, bytes.
 const SHARE_BYTES: usize = 1024;
+/// The own part of a message that goes before a shared one, at most, bytes; a longer one is copied with the rest.
+const FRONT_BYTES: usize = 128;
 /// Buffers kept for the next backlog or assembly, and the largest that is kept, bytes.
 const SPARES: usize = 8;
 const SPARE_BYTES: usize = 64 << 10;
@@ -211,6 +213,23 @@ impl Outbound {
             return self.transmit(stream, &prefix, Body::Borrowed(&message));
         }
         self.transmit(stream, &prefix, Body::Shared(message));
+    }
+
+    /// One message made of bytes of its own and a part of shared ones; the shared ones go by reference where that is
+    /// cheaper.
+    pub fn send_parts(&mut self, stream: u32, head: &[u8], shared: &Arc<[u8]>, part: std::ops::Range<usize>) {
+        self.open(stream);
+        let mut front = [0; PREFIX_BYTES + FRONT_BYTES];
+        let Some(room) = front.get_mut(PREFIX_BYTES..PREFIX_BYTES + head.len()) else {
+            return self.send(stream, &[head, &shared[part]].concat());
+        };
+        room.copy_from_slice(head);
+        front[..PREFIX_BYTES].copy_from_slice(&grpc::prefix(head.len() + part.len()));
+        let front = &front[..PREFIX_BYTES + head.len()];
+        if part.len() < SHARE_BYTES || part.len() < shared.len() {
+            return self.transmit(stream, front, Body::Borrowed(&shared[part]));
+        }
+        self.transmit(stream, front, Body::Shared(shared.clone()));
     }
 
     /// The last word: trailers, after everything that waits. A message begun with `open_sized` that isn't complete

@@ -15,7 +15,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Policy {
-        Policy { dirty_bytes: 64 << 20, log_bytes: 128 << 20, interval_ms: 60_000 }
+        Policy { dirty_bytes: 32 << 20, log_bytes: 128 << 20, interval_ms: 60_000 }
     }
 }
 

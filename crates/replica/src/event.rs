@@ -54,6 +54,10 @@ pub enum Event {
     /// The disk had no room for a segment: ask again later, and stop admitting growth meanwhile.
     SegmentRefused,
     CompactionHashed(mvcc::hash::KeyValueHash),
+    /// What the process keeps resident, bytes, when that is more than the budget.
+    Resident {
+        bytes: u64,
+    },
     /// Cold pages were given back to the system.
     ColdDropped(tree::DropDone),
     Checkpointed(tree::CheckpointDone),

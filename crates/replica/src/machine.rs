@@ -165,7 +165,16 @@ impl Replica {
             Event::SegmentReady(ready) => self.wal.segment_ready(ready),
             Event::Checkpointed(done) => self.checkpointed(done, actions),
             Event::CompactionHashed(hash) => self.state.compaction_hashed(hash),
-            Event::ColdDropped(done) => self.state.store.drop_done(done),
+            Event::Resident { bytes } => {
+                let excess = bytes.saturating_sub(self.options.memory_budget_bytes);
+                if let Some(job) = self.state.store.drop_mapped(excess) {
+                    actions.push(Action::DropCold(job));
+                }
+            }
+            Event::ColdDropped(done) => {
+                self.state.store.drop_done(done);
+                self.drop_cold(actions);
+            }
             Event::SegmentRefused => {
                 self.wal.segment_failed();
                 self.segment_retry_at = self.now + SEGMENT_RETRY_MS;
@@ -508,6 +517,11 @@ impl Replica {
         self.wal.append(wal::Record::Checkpoint { index, term });
         self.wal.release_to(index);
         actions.push(Action::Note(Note::CheckpointFinished { index }));
+        self.drop_cold(actions);
+    }
+
+    /// Gives memory beyond the budget back, a bounded job at a time.
+    fn drop_cold(&mut self, actions: &mut Vec<Action>) {
         if let Some(job) = self.state.store.drop_cold(self.options.memory_budget_bytes) {
             actions.push(Action::DropCold(job));
         }

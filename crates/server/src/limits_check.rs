@@ -176,6 +176,15 @@ fn parse_cpu_max(text: &str) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then(|| quota / period)
 }
 
+/// Memory of this process that is resident, bytes: private and mapped.
+pub fn resident_bytes() -> io::Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    // SAFETY: takes no pointers.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+    Ok(pages.unwrap_or(0) * page_bytes)
+}
+
 /// Which threads there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {

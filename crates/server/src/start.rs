@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use base::limits::{OUTCOME_RING_SLOTS, PROPOSAL_RING_SLOTS};
 use base::ring::ring;
+use disk::probe::SyncForm;
 
 use crate::config::{AutoCompaction, Config, Scheme};
 use crate::core::doorbell::Doorbell;
@@ -32,6 +33,8 @@ use crate::{listen, notify, signals};
 const POOL_THREADS: usize = 4;
 /// How long calls under way may take at shutdown.
 const DRAIN: Duration = Duration::from_millis(800);
+/// How often it looks at the memory of the process.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the main thread looks around while it waits for a signal.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -46,6 +49,7 @@ pub fn run(config: Config) -> Result<(), String> {
     limits_check::probe_ring().map_err(|refused| refused.to_string())?;
     let files: Arc<dyn disk::Files> =
         Arc::new(disk::OsFiles::new(&directory).map_err(|error| error.to_string())?);
+    let sync_form = probe_sync(&*files)?;
     let boot = entropy().map_err(|error| format!("no entropy: {error}"))?;
 
     let (replica, report) = replica::open(files.clone(), replica_start(&config, boot))
@@ -138,7 +142,7 @@ pub fn run(config: Config) -> Result<(), String> {
     let hooks = Hooks { ready: ready_hook(&config), stopped: raise(&stopped) };
     let make_log = {
         let (pool, files, meter) = (pool.clone(), files.clone(), core_meter);
-        move || LogCore::new(replica, links, log_mailbox, pool, files, hooks, meter)
+        move || LogCore::new(replica, links, log_mailbox, pool, files, sync_form, hooks, meter)
     };
     let cpus = limits_check::affinity_cores();
     let mut make_log = Some(Box::new(make_log) as Box<dyn FnOnce() -> LogCore + Send>);
@@ -166,8 +170,17 @@ pub fn run(config: Config) -> Result<(), String> {
         threads.push(thread.map_err(|error| format!("cannot start a core: {error}"))?);
     }
 
+    let memory_budget_bytes = config.memory_budget_bytes.unwrap_or(base::limits::MEMORY_BUDGET_BYTES);
+    let mut looked_at_memory = Instant::now();
     let signal = loop {
         status.poll();
+        if looked_at_memory.elapsed() >= MEMORY_INTERVAL {
+            looked_at_memory = Instant::now();
+            let bytes = limits_check::resident_bytes().unwrap_or(0);
+            if bytes > memory_budget_bytes {
+                log_sender.send(replica::Event::Resident { bytes });
+            }
+        }
         if let Some(signal) = signals::wait(WATCH_INTERVAL) {
             break signal;
         }
@@ -212,6 +225,17 @@ fn prepare_directory(path: &Path) -> Result<PathBuf, String> {
         ));
     }
     path.canonicalize().map_err(|error| format!("cannot use the data directory {shown}: {error}"))
+}
+
+/// Which form of a durable write this device does fastest.
+fn probe_sync(files: &dyn disk::Files) -> Result<SyncForm, String> {
+    let probe = disk::probe::probe(files, disk::probe::PROBE_BUDGET)
+        .map_err(|error| format!("the disk of the data directory cannot be probed: {error}"))?;
+    let (dsync, synced) = (probe.dsync_write_us.to_string(), probe.write_then_sync_us.to_string());
+    let form = format!("{:?}", probe.form);
+    let fields = [("form", form.as_str()), ("dsync-write-us", &dsync), ("write-then-sync-us", &synced)];
+    emit(Level::Info, "probed durable writes", &fields);
+    Ok(probe.form)
 }
 
 fn entropy() -> std::io::Result<u64> {

@@ -143,7 +143,19 @@ fn main() {
             sum += view.rank(LIVE, &key(random.below(keys))) as usize;
         }
     });
-    drop(snapshot);
+    drop((snapshot, reader));
+    let job = store.cut().expect("none is running");
+    let done = job.run().expect("a device that works");
+    store.checkpoint_done(done);
+    drop(store);
+    let mut reopened = None;
+    measure("open", 1, || {
+        reopened = Some(Store::open(&files, "data", SPECS, Options::default()).expect("a sound data file"));
+    });
+    let mut store = reopened.expect("opened above");
+    measure("verify, a page (cold)", store.used_bytes() >> 12, || {
+        verify(&store).expect("a sound store");
+    });
     measure("remove, random order", keys, || {
         batches(&mut store, keys, &mut |store, i| assert!(store.remove(LIVE, &key(order[i as usize]))));
     });

@@ -32,6 +32,11 @@ use crate::store::Store;
 const WRITE_PAGES: u32 = 256;
 /// Writes handed to the device together, at most: what `write_many` keeps in flight.
 const WRITES_TOGETHER: usize = 32;
+/// With a cap, what is handed over together takes about this part of a second, so that the log's writes come between
+/// and a new cap is soon heard of.
+const CAPPED_BURSTS_PER_SECOND: u64 = 20;
+/// But never less than this, bytes: below it the device works for the calls.
+const CAPPED_BURST_MIN_BYTES: u64 = 256 << 10;
 
 /// A checkpoint that is on the device, or will be.
 #[derive(Clone, Debug)]
@@ -212,11 +217,17 @@ impl CheckpointJob {
     fn write_pages(&self, pace: &mut Pace) -> io::Result<()> {
         let chunk = self.space.mapping().chunk_pages();
         let mut extents: Vec<Extent> = Vec::with_capacity(WRITES_TOGETHER);
-        let mut stamped = 0;
+        let (mut stamped, mut gathered) = (0, 0);
         let mut next = self.dirty.next_from(SLOTS);
         while let Some(no) = next {
             let pages = self.space.stamp(no, self.meta.sequence);
             stamped += u64::from(pages);
+            gathered += u64::from(pages) * PAGE_BYTES as u64;
+            if gathered > pace.burst_bytes() {
+                self.write(&extents, pace)?;
+                extents.clear();
+                gathered = u64::from(pages) * PAGE_BYTES as u64;
+            }
             match extents.last_mut() {
                 Some(last)
                     if last.page + last.pages == no
@@ -276,6 +287,14 @@ struct Pace {
 }
 
 impl Pace {
+    /// How much may be handed over together now.
+    fn burst_bytes(&self) -> u64 {
+        match self.bandwidth.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            cap => (cap / CAPPED_BURSTS_PER_SECOND).max(CAPPED_BURST_MIN_BYTES),
+        }
+    }
+
     fn wrote(&mut self, bytes: u64, took: Duration) {
         self.bytes += bytes;
         let cap = self.bandwidth.load(Ordering::Relaxed);

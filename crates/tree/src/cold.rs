@@ -48,7 +48,10 @@ impl PopulateJob {
 #[must_use = "pages of a drop that is not run and reported stay unusable"]
 pub struct DropJob {
     space: Arc<Space>,
+    /// Private memory of pages in use.
     live: Vec<Extent>,
+    /// Pages in use that are mapped from the page cache, if at all.
+    mapped: Vec<Extent>,
     free: Vec<Extent>,
 }
 
@@ -64,17 +67,24 @@ impl DropJob {
     pub fn run(self) -> io::Result<DropDone> {
         let mapping = self.space.mapping();
         for extent in &self.live {
+            // A checkpoint's direct writes are in no cache: without this the next use would wait for the disk.
+            mapping.read_ahead(extent.page, extent.pages);
             mapping.discard(extent.page, extent.pages)?;
-            mapping.populate_read(extent.page, extent.pages)?;
         }
-        for extent in &self.free {
+        for extent in self.mapped.iter().chain(&self.free) {
             mapping.discard(extent.page, extent.pages)?;
         }
         Ok(DropDone { free: self.free })
     }
 
     pub fn bytes(&self) -> u64 {
-        let pages = self.live.iter().chain(&self.free).map(|extent| u64::from(extent.pages)).sum::<u64>();
+        let pages = self
+            .live
+            .iter()
+            .chain(&self.mapped)
+            .chain(&self.free)
+            .map(|extent| u64::from(extent.pages))
+            .sum::<u64>();
         pages * PAGE_BYTES as u64
     }
 }
@@ -168,7 +178,38 @@ impl Store {
         }
         // Pages superseded from now on may be under the drop: they wait for its end.
         self.dropping = Some(self.batch() - 1);
-        Some(DropJob { space: self.readers.space().clone(), live, free })
+        Some(DropJob { space: self.readers.space().clone(), live, mapped: Vec::new(), free })
+    }
+
+    /// A job that unmaps up to `bytes` of pages in use that were read but not written: they stay in the page cache,
+    /// and this process stops being charged for them. In turn over the file. `None` while a drop is under way.
+    pub fn drop_mapped(&mut self, bytes: u64) -> Option<DropJob> {
+        if self.dropping.is_some() {
+            return None;
+        }
+        let want = (bytes / PAGE_BYTES as u64).min(DROP_PAGES);
+        let mut mapped = Vec::new();
+        let mut found = 0;
+        let mut looked = 0;
+        let pages = u64::from(self.pages.frontier());
+        while found < want && looked < pages.min(4 * DROP_PAGES) {
+            let no = self.mapped_hand;
+            self.mapped_hand = if u64::from(no) + 1 >= pages { 0 } else { no + 1 };
+            looked += 1;
+            if self.pages.live.contains(no)
+                && !self.pages.private.contains(no)
+                && !self.pages.dirty.contains(no)
+                && !self.checkpoints.is_being_written(no)
+            {
+                push(&mut mapped, no);
+                found += 1;
+            }
+        }
+        if found == 0 {
+            return None;
+        }
+        self.dropping = Some(self.batch() - 1);
+        Some(DropJob { space: self.readers.space().clone(), live: Vec::new(), mapped, free: Vec::new() })
     }
 
     /// Takes note that the drop has ended.

@@ -35,7 +35,7 @@ pub use cursor::Cursor;
 pub use open::{OpenError, OpenReport};
 pub use order::{KeyOrder, TreeSpec};
 pub use pins::{Reader, Readers, Snapshot};
-pub use store::{GrowJob, NoSpace, Store, Taken};
+pub use store::{GrowJob, NoSpace, Room, Store, Taken};
 pub use verify::{VerifyError, VerifyReport, verify, verify_view};
 pub use view::View;
 

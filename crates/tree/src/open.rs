@@ -131,6 +131,10 @@ impl Store {
         let opening = Opening { file, name };
         let mut report = OpenReport { created, ..OpenReport::default() };
         let (newer, older) = opening.metas(&mut report)?;
+        // A killed process may have left name, pages and meta in the caches. What was read is built upon from here on
+        // (the log lets go of what this meta covers), so it must be durable first.
+        opening.file.sync().map_err(failed)?;
+        files.sync_dir(parent(name)).map_err(failed)?;
         check_trees(name, &newer, specs)?;
         let mapping = Mapping::open(opening.file.clone(), newer.chunk_bytes, options.max_chunks)
             .map_err(|source| opening.io(source))?;
@@ -320,5 +324,10 @@ fn create(files: &dyn Files, name: &str, specs: &[TreeSpec], options: &Options) 
     file.write_at(u64::from(meta.slot()) * PAGE_BYTES as u64, &block)?;
     file.sync()?;
     files.rename(&young, name)?;
-    files.sync_dir(name.rsplit_once('/').map_or("", |(dir, _)| dir))
+    files.sync_dir(parent(name))
+}
+
+/// The directory of a name.
+fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(dir, _)| dir)
 }

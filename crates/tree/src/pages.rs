@@ -110,6 +110,9 @@ impl Pages {
 
     /// Whether a run of `pages` would find room now; without `thorough`, small holes may hide one.
     pub fn has_run(&mut self, pages: u32, thorough: bool) -> bool {
+        if thorough {
+            self.cool();
+        }
         self.tail_start(pages).is_some() || self.free.find_run(pages, self.chunk, thorough).is_some()
     }
 
@@ -165,13 +168,16 @@ impl Pages {
                 self.frontier = start + pages;
                 Some(start)
             }
-            // The bounded search may have missed a hole; before the file grows, look at all of them.
-            None if pages > 1 => {
-                let first = self.free.find_run(pages, self.chunk, true)?;
+            // Before the file grows: the hot lists of other lengths, and the holes that the bounded search passed by.
+            None => {
+                self.cool();
+                let first = match pages {
+                    1 => self.free.next_from(0)?,
+                    _ => self.free.find_run(pages, self.chunk, true)?,
+                };
                 self.free.remove_run(first, pages);
                 Some(first)
             }
-            None => None,
         }
     }
 
@@ -435,6 +441,18 @@ mod tests {
         assert_eq!(pages.free_pages(), 0);
         pages.supersede(Extent { page: 32, pages: 16 }, true);
         assert_eq!(pages.allocate(16), Some(32), "born in this batch: free at once");
+    }
+
+    #[test]
+    fn hot_runs_serve_single_pages_before_the_file_grows() {
+        let mut pages = Pages::new(2, 16, 16);
+        assert_eq!(pages.allocate(14), Some(2));
+        pages.supersede(Extent { page: 2, pages: 14 }, true);
+        assert_eq!(pages.free_pages(), 14);
+        for _ in 0..14 {
+            assert!(pages.allocate(1).is_some(), "what counts as free can be allocated");
+        }
+        assert_eq!(pages.allocate(1), None);
     }
 
     #[test]

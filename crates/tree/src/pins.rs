@@ -265,3 +265,83 @@ impl Drop for Snapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Options, Store};
+    use disk::SimFiles;
+
+    static SPECS: &[TreeSpec] = &[TreeSpec { name: "only", order: crate::KeyOrder::Bytes }];
+
+    fn store() -> Store {
+        let options = Options { chunk_bytes: 64 << 10, max_chunks: 16, reserve_bytes: 0 };
+        Store::open(&SimFiles::new(), "data", SPECS, options).unwrap()
+    }
+
+    #[test]
+    fn what_crosses_threads_may() {
+        fn send<T: Send>() {}
+        fn sync<T: Sync>() {}
+        send::<Store>();
+        send::<Reader>();
+        send::<Snapshot>();
+        send::<crate::CheckpointJob>();
+        send::<crate::CheckpointDone>();
+        send::<crate::PopulateJob>();
+        send::<crate::DropJob>();
+        send::<crate::GrowJob>();
+        sync::<Readers>();
+        sync::<Snapshot>();
+    }
+
+    #[test]
+    fn the_oldest_snapshot_of_any_reader_is_the_bound() {
+        let mut store = store();
+        let readers = store.readers();
+        let (a, b) = (readers.register(), readers.register());
+        let first = store.publish();
+        assert_eq!(readers.oldest_pin(), first);
+        let one = a.pin();
+        store.publish();
+        let two = a.pin();
+        let third = store.publish();
+        let other = b.pin();
+        assert_eq!((one.publication(), two.publication(), other.publication()), (first, first + 1, third));
+        assert_eq!(readers.oldest_pin(), first);
+        let again = one.clone();
+        drop(one);
+        assert_eq!(readers.oldest_pin(), first, "its clone holds it");
+        drop(again);
+        assert_eq!((readers.oldest_pin(), a.oldest()), (first + 1, Some(first + 1)));
+        drop(two);
+        assert_eq!((readers.oldest_pin(), a.oldest()), (third, None));
+        store.publish();
+        assert_eq!(readers.oldest_pin(), third);
+        drop(b);
+        assert_eq!(readers.oldest_pin(), third, "a snapshot outlives its reader");
+        drop(other);
+        assert_eq!(readers.oldest_pin(), third + 1);
+    }
+
+    #[test]
+    fn pin_slots_are_given_back() {
+        let store = store();
+        for _ in 0..3 {
+            let all: Vec<Reader> = (0..base::limits::PIN_SLOTS).map(|_| store.readers().register()).collect();
+            assert_eq!(all.len(), base::limits::PIN_SLOTS);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_outlives_the_store() {
+        let mut store = store();
+        store.insert(0, b"key", b"value");
+        store.publish();
+        let snapshot = store.readers().register().pin();
+        store.remove(0, b"key");
+        store.publish();
+        drop(store);
+        assert_eq!(snapshot.view().get(0, b"key"), Some(&b"value"[..]));
+    }
+}

@@ -318,7 +318,7 @@ impl Store {
                 self.rehead(order, no);
             }
         }
-        if let Some(run) = lost.filter(|_| free_key || first_goes) {
+        if let Some(run) = lost.filter(|_| free_key) {
             self.supersede_run(run);
         }
     }

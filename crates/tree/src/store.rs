@@ -43,6 +43,16 @@ impl std::error::Error for NoSpace {
     }
 }
 
+/// What [`Store::make_room`] is asked for, bytes of page space.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub bytes: u64,
+    /// So much of it side by side.
+    pub run_bytes: u64,
+    /// Stays free beyond `bytes`.
+    pub keep_bytes: u64,
+}
+
 /// Grows the file, which may block; the store notices by itself when it is done.
 pub struct GrowJob {
     mapping: Arc<Mapping>,
@@ -101,6 +111,7 @@ pub struct Store {
     /// Publication at which the drop under way began.
     pub(crate) dropping: Option<u64>,
     pub(crate) drop_hand: u32,
+    pub(crate) mapped_hand: u32,
     /// Held by a growth job under way.
     pub(crate) growing: Arc<()>,
     /// Held by populate jobs under way.
@@ -135,6 +146,7 @@ impl Store {
             report,
             dropping: None,
             drop_hand: 0,
+            mapped_hand: 0,
             growing: Arc::new(()),
             populating: Arc::new(()),
             shrink: None,
@@ -211,9 +223,15 @@ impl Store {
     /// one piece if need be: grows the file by whole chunks. After Ok, insertions that cost no more cannot fail. On
     /// error nothing has changed, and deletions and checkpoints still have the reserve (law 8).
     pub fn reserve(&mut self, bytes: u64) -> Result<(), NoSpace> {
-        let want = bytes.div_ceil(PAGE_BYTES as u64);
-        let total = want + self.options.reserve_bytes.div_ceil(PAGE_BYTES as u64);
-        let run = u32::try_from(want.clamp(1, u64::from(self.pages.chunk()))).expect("at most a chunk");
+        self.make_room(Room { bytes, run_bytes: bytes, keep_bytes: self.options.reserve_bytes })
+    }
+
+    /// As [`Store::reserve`], for a caller that knows more: how much must be in one piece, and how much of the
+    /// standing reserve is to stay. What gives room back in the end may go below the reserve.
+    pub fn make_room(&mut self, room: Room) -> Result<(), NoSpace> {
+        let total = room.bytes.div_ceil(PAGE_BYTES as u64) + room.keep_bytes.div_ceil(PAGE_BYTES as u64);
+        let run = room.run_bytes.div_ceil(PAGE_BYTES as u64).clamp(1, u64::from(self.pages.chunk()));
+        let run = u32::try_from(run).expect("at most a chunk");
         self.take_growth();
         while self.pages.free_pages() < total || !self.pages.has_run(run, false) {
             let short = total.saturating_sub(self.pages.free_pages()).max(1);
@@ -226,6 +244,11 @@ impl Store {
         }
         assert!(self.pages.free_pages() >= total, "what was reserved is there");
         Ok(())
+    }
+
+    /// `Options::reserve_bytes`.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.options.reserve_bytes
     }
 
     /// A job that grows the file before [`Store::reserve`] must: when less than `ahead_bytes` and the reserve are

@@ -13,21 +13,38 @@ fn small() -> Options {
     Options { chunk_bytes: 64 << 10, max_chunks: 1024, reserve_bytes: 16 << 10 }
 }
 
-/// Runs a scripted workload until an operation fails; the content of the last durable checkpoint, and that of the
-/// one that was being written.
-fn work(files: &SimFiles, seed: u64) -> (Model, Option<Model>) {
+/// What a device may hold after a crash.
+struct Found {
+    /// Of the checkpoint before the last durable one.
+    older: Model,
+    durable: Model,
+    /// Of the checkpoint that was being written.
+    in_flight: Option<Model>,
+}
+
+/// Runs a scripted workload until an operation fails.
+fn work(files: &SimFiles, seed: u64) -> Found {
     let mut random = Random::new(seed);
     let mut model = Model { value_max: 50_000, ..Model::default() };
-    let mut durable = model.clone();
+    let mut found = Found { older: model.clone(), durable: model.clone(), in_flight: None };
     let mut store = match Store::open(files, "data", SPECS, small()) {
         Ok(store) => store,
-        Err(OpenError::Io { .. }) => return (durable, None),
+        Err(OpenError::Io { .. }) => return found,
         Err(error) => panic!("{error}"),
     };
-    for _ in 0..6 {
+    for round in 0..6 {
+        if round == 3 {
+            // A restart: what the older meta holds is now known from its bitmap only.
+            drop(store);
+            store = match Store::open(files, "data", SPECS, small()) {
+                Ok(store) => store,
+                Err(_) => return found,
+            };
+            model = found.durable.clone();
+        }
         for _ in 0..3 {
             if store.reserve(1 << 20).is_err() {
-                return (durable, None);
+                return found;
             }
             for _ in 0..random.below(25) {
                 step(&mut random, &mut store, &mut model);
@@ -47,11 +64,14 @@ fn work(files: &SimFiles, seed: u64) -> (Model, Option<Model>) {
         store.publish();
         match job.run() {
             Ok(done) => store.checkpoint_done(done),
-            Err(_) => return (durable, Some(cut)),
+            Err(_) => {
+                found.in_flight = Some(cut);
+                return found;
+            }
         };
-        durable = cut;
+        found.older = std::mem::replace(&mut found.durable, cut);
     }
-    (durable, None)
+    found
 }
 
 fn keeps(count: usize, random: &mut Random) -> Vec<KeepSet> {
@@ -65,9 +85,14 @@ fn keeps(count: usize, random: &mut Random) -> Vec<KeepSet> {
     sets
 }
 
+fn same(store: &Store, model: &Model) -> bool {
+    let lengths = |tree: usize| store.view().len(tree) == model.trees[tree].len() as u64;
+    *store.stamp() == model.stamp && (0..3).all(lengths)
+}
+
 #[test]
 fn after_a_power_loss_at_any_operation_the_store_is_that_of_a_checkpoint() {
-    let (mut cases, mut newer_seen) = (0, 0);
+    let (mut cases, mut newer_seen, mut fallbacks) = (0, 0, 0);
     for seed in 0..2 {
         let whole = SimFiles::new();
         work(&whole, seed);
@@ -76,23 +101,46 @@ fn after_a_power_loss_at_any_operation_the_store_is_that_of_a_checkpoint() {
         for at in 0..operations {
             let files = SimFiles::new();
             files.halt_at(at);
-            let (durable, in_flight) = work(&files, seed);
+            let Found { older, durable, in_flight } = work(&files, seed);
             assert!(files.halted(), "operation {at} was reached");
             let mut random = Random::new(at);
+            // Killed, not cut off: the caches live on. What a start then finds, a power loss must not take away.
+            let killed = files.image();
+            let store = Store::open(&killed, "data", SPECS, small()).unwrap();
+            let expected =
+                if store.report().sequence > 1 && in_flight.as_ref().is_some_and(|m| same(&store, m)) {
+                    in_flight.as_ref().unwrap()
+                } else {
+                    &durable
+                };
+            let sequence = store.report().sequence;
+            let lost = killed.crash(&mut |count| KeepSet::none(count));
+            let after = Store::open(&lost, "data", SPECS, small()).unwrap();
+            assert_eq!(after.report().sequence, sequence, "operation {at}: what was opened is durable");
+            check(after.view(), expected, &mut random);
+            drop((store, after));
             for keep in keeps(files.unsynced(), &mut random) {
                 let mut keep = Some(keep);
                 let after = files.crash(&mut |_| keep.take().expect("asked once"));
                 let mut store = Store::open(&after, "data", SPECS, small()).unwrap_or_else(|error| {
                     panic!("seed {seed}, operation {at}: {error}");
                 });
-                let is_newer = in_flight.as_ref().is_some_and(|newer| *store.stamp() == newer.stamp)
-                    && in_flight.as_ref().map(|newer| newer.trees[PLAIN].len() as u64)
-                        == Some(store.view().len(PLAIN));
+                let is_newer = in_flight.as_ref().is_some_and(|newer| same(&store, newer));
                 let expected = if is_newer { in_flight.as_ref().unwrap() } else { &durable };
                 check(store.view(), expected, &mut random);
                 verified(&store);
                 cases += 1;
                 newer_seen += u32::from(is_newer);
+                // The meta before it is as whole, unless it was the one being overwritten.
+                if store.report().unreadable.is_none() && store.report().sequence > 1 {
+                    let image = after.image();
+                    image.edit("data", store.report().sequence % 2 * 4096 + 64, &mut |bytes| bytes[0] ^= 1);
+                    let fallback = Store::open(&image, "data", SPECS, small()).unwrap();
+                    assert!(fallback.report().unreadable.is_some());
+                    check(fallback.view(), if is_newer { &durable } else { &older }, &mut random);
+                    verified(&fallback);
+                    fallbacks += 1;
+                }
                 // And it goes on from there.
                 let mut model = expected.clone();
                 for _ in 0..10 {
@@ -106,7 +154,10 @@ fn after_a_power_loss_at_any_operation_the_store_is_that_of_a_checkpoint() {
             }
         }
     }
-    assert!(cases > 300 && newer_seen > 0, "{cases} cases, {newer_seen} of them newer");
+    assert!(
+        cases > 300 && newer_seen > 0 && fallbacks > 100,
+        "{cases} cases, {newer_seen} of them newer, {fallbacks} with the meta before"
+    );
 }
 
 fn two_checkpoints(files: &SimFiles) -> (Model, Model) {

@@ -325,3 +325,27 @@ fn a_real_disk_gives_back_what_it_took() {
     assert!(recovered.entries.len() < model.len(), "old segments were given up");
     assert_eq!(recovered.last, (240, 4));
 }
+
+/// Law 4: the header that carries hard state and checkpoint onwards comes before the segment that held them goes.
+#[test]
+fn a_segment_is_kept_until_its_successor_has_a_durable_header() {
+    let files = SimFiles::new();
+    let (mut wal, _) = recover(&files, 1).unwrap();
+    settle(&mut wal, &files);
+    for index in 1..=3 {
+        wal.append(entry(index, 1, &[1; 7000]));
+        settle(&mut wal, &files);
+    }
+    wal.append(Record::Checkpoint { index: 3, term: 1 });
+    settle(&mut wal, &files);
+    wal.release_to(3);
+    wal.append(entry(4, 1, b"x"));
+    let header = wal.submit().unwrap();
+    let batch = wal.submit().unwrap();
+    assert_eq!((header.offset, wal.segments()), (0, 2));
+    assert_eq!(finish(&mut wal, batch), None);
+    wal.release_to(3);
+    assert_eq!(wal.segments(), 2, "the old header is all there is of the hard state");
+    finish(&mut wal, header);
+    assert_eq!(wal.segments(), 1);
+}

@@ -7,6 +7,7 @@ use disk::SimFiles;
 use mainstay_mvcc as mvcc;
 use mvcc::event::EventBatch;
 use mvcc::hash::{self, CompactionHashes};
+use mvcc::quota;
 use mvcc::{
     Apply, RangeCursor, Revisions, Rows, Work, changes, span::Span, stamp, trees, validate, versions,
 };
@@ -79,14 +80,30 @@ impl Member {
         assert_eq!(collected, read);
     }
 
+    /// Applies a request, and sees that it takes no more pages than were to be reserved for it.
+    fn apply_in_room<R>(
+        &mut self,
+        request: pb::InternalRaftRequest,
+        apply: impl FnOnce(&mut Apply<'_>) -> R,
+    ) -> R {
+        let room = quota::room(&self.store, &request);
+        let before = self.store.used_bytes() + self.store.waiting_bytes();
+        let result = self.apply(apply);
+        let taken = (self.store.used_bytes() + self.store.waiting_bytes()).saturating_sub(before);
+        assert!(taken <= room, "{taken} bytes of pages taken, {room} foreseen: {request:?}");
+        result
+    }
+
     pub fn put(&mut self, request: &pb::PutRequest) -> Result<pb::PutResponse, Error> {
         validate::put(request)?;
-        self.apply(|apply| apply.put(request))
+        let logged = pb::InternalRaftRequest { put: Some(request.clone()), ..Default::default() };
+        self.apply_in_room(logged, |apply| apply.put(request))
     }
 
     pub fn delete(&mut self, request: &pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Error> {
         validate::delete_range(request)?;
-        Ok(self.apply(|apply| apply.delete_range(request)))
+        let logged = pb::InternalRaftRequest { delete_range: Some(request.clone()), ..Default::default() };
+        Ok(self.apply_in_room(logged, |apply| apply.delete_range(request)))
     }
 
     pub fn txn(&mut self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
@@ -94,7 +111,8 @@ impl Member {
         if mvcc::is_read_only(request) {
             return mvcc::txn_read_only(self.view(), self.revisions(), request);
         }
-        self.apply(|apply| apply.txn(request))
+        let logged = pb::InternalRaftRequest { txn: Some(request.clone()), ..Default::default() };
+        self.apply_in_room(logged, |apply| apply.txn(request))
     }
 
     /// A plain range, by the whole answer and, where that is possible, piece by piece.
@@ -105,7 +123,7 @@ impl Member {
         let mut encoded = Vec::new();
         let header = pb::ResponseHeader { cluster_id: 7, revision: answer.revision, ..Default::default() };
         answer.encode(&header, &mut encoded);
-        let whole = pb::RangeResponse { header: Some(header.clone()), ..message.clone() };
+        let whole = pb::RangeResponse { header: Some(header), ..message.clone() };
         assert_eq!(encoded, whole.encode_to_vec(), "slices join to the message");
         assert_eq!(answer.body_len() + header.encoded_len() + 2, encoded.len());
         if let Some(mut cursor) = RangeCursor::new(self.revisions(), request)? {

@@ -131,18 +131,18 @@ impl Connection {
         let fin = data.end && data.left == 0;
         data.delivered = data.left == 0;
         if fin || !chunk.is_empty() {
-            self.deliver(data.stream, chunk, fin, calls);
+            self.deliver(data.stream, chunk, data.end, fin, calls);
         }
     }
 
-    /// Hands the messages in `chunk` on. `fin`: the stream's last bytes.
-    pub(super) fn deliver(&mut self, id: u32, chunk: &[u8], fin: bool, calls: &mut impl Calls) {
+    /// Hands the messages in `chunk` on. `end`: the frame ends the client's side; `fin`: these are its last bytes.
+    pub(super) fn deliver(&mut self, id: u32, chunk: &[u8], end: bool, fin: bool, calls: &mut impl Calls) {
         match self.messages(id, chunk, fin, calls) {
             Ok(()) if fin => self.half_close(id, calls),
             Ok(()) => {}
             Err((code, text)) => {
-                if fin && let Some(stream) = self.out.streams.get_mut(id) {
-                    stream.remote_closed = true;
+                if let Some(stream) = self.out.streams.get_mut(id) {
+                    stream.remote_closed = end;
                 }
                 self.out.fail(id, code, &text);
                 calls.cancelled(&mut self.out, id);

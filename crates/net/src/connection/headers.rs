@@ -103,7 +103,7 @@ impl Connection {
         if !block.end_stream || !self.head.is_valid_trailer() || block.self_dependent || promised {
             return Err(Fault::Stream(id, ErrorCode::PROTOCOL_ERROR));
         }
-        self.deliver(id, &[], true, calls);
+        self.deliver(id, &[], true, true, calls);
         Ok(())
     }
 
@@ -164,7 +164,7 @@ impl Connection {
             calls.call(&mut self.out, id, &head);
         }
         if block.end_stream {
-            self.deliver(id, &[], true, calls);
+            self.deliver(id, &[], true, true, calls);
         }
         Ok(())
     }

@@ -22,6 +22,8 @@
 //! | `--reported-version` | 3.7.1 | the version that clients, /version and --version are told |
 //! | `--memory-budget-bytes` | 0 | memory that the store may keep resident; 0 is no limit |
 
+#[cfg(test)]
+mod facts;
 mod gates;
 mod rules;
 mod settings;

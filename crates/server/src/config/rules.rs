@@ -147,7 +147,7 @@ fn bootstrap_flags(settings: &Settings) -> Result<(), String> {
                     \"discovery-endpoints\" or \"discovery-srv\""
             .into());
     }
-    if token.is_empty() == !endpoints.is_empty() {
+    if token.is_empty() != endpoints.is_empty() {
         return Err("both --discovery-token and --discovery-endpoints must be set".into());
     }
     if endpoints.iter().any(|endpoint| endpoint.trim().is_empty()) {

@@ -78,6 +78,7 @@ impl Settings {
         self.origins[row] = origin;
     }
 
+    #[cfg(test)]
     pub fn value(&self, row: usize) -> &Value {
         &self.values[row]
     }

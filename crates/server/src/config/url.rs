@@ -144,9 +144,11 @@ impl Url {
     }
 }
 
-/// Whether a socket of IPv6 can be made at all.
+/// Whether a socket of IPv6 can be made at all, and hears IPv4 as well.
 fn has_ipv6() -> bool {
-    std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
+    let only_v6 = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only");
+    only_v6.is_ok_and(|text| text.trim() == "0")
+        && std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
 }
 
 impl fmt::Display for Url {

@@ -10,8 +10,17 @@ use super::table::{FLAGS, Flag, Kind};
 use super::url::parse_list;
 use super::values::Value;
 
-/// What the keys at the top may be beside those of the table.
-const SILENT: [&str; 2] = ["grpc-additional-server-options", "proxy"];
+/// What the keys at the top may be beside those of the table: etcd's sample still has those of the v2 proxy.
+const SILENT: [&str; 8] = [
+    "discovery-fallback",
+    "grpc-additional-server-options",
+    "proxy",
+    "proxy-dial-timeout",
+    "proxy-failure-wait",
+    "proxy-read-timeout",
+    "proxy-refresh-interval",
+    "proxy-write-timeout",
+];
 /// Sections: their keys are those of the table with the section in front.
 const SECTIONS: [&str; 4] =
     ["client-transport-security", "peer-transport-security", "socket-options", "discovery-config"];
@@ -34,7 +43,7 @@ pub fn read(settings: &mut Settings, text: &str, notes: &mut Vec<Note>) -> Resul
         Json::Null
     } else {
         serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| FileError::Config(format!("error converting YAML to JSON: yaml: {error}")))?
+            .map_err(|error| FileError::Config(not_yaml(&error.to_string())))?
     };
     let top = match &document {
         Json::Null => return Ok(()),
@@ -136,6 +145,12 @@ fn put(settings: &mut Settings, row: usize, flag: &Flag, json: &Json) -> Result<
             Ok(())
         }
     }
+}
+
+/// The parser's first line says what and where; the picture below it does not belong into a log line.
+fn not_yaml(error: &str) -> String {
+    let line = error.lines().next().unwrap_or_default();
+    format!("error converting YAML to JSON: yaml: {}", line.strip_prefix("error: ").unwrap_or(line))
 }
 
 fn yaml_bool(word: &str) -> Option<bool> {

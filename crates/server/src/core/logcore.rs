@@ -4,9 +4,11 @@
 //! turns is bounded. An I/O error of the log or a checkpoint ends the process (law 8).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use base::Millis;
 use base::ring::{Consumer, Producer};
+use disk::probe::SyncForm;
 use replica::{Action, Event, Note, Replica};
 
 use super::doorbell::Doorbell;
@@ -26,14 +28,20 @@ pub struct LogCore {
     sender: Sender<Event>,
     pool: Pool,
     files: Arc<dyn disk::Files>,
-    writes: slab::Slab<wal::Write>,
+    writes: slab::Slab<Flight>,
+    sync_form: SyncForm,
     actions: Vec<Action>,
     taken: Vec<Event>,
     ticked_at: Millis,
     on_ready: Option<Box<dyn FnOnce() + Send>>,
     on_stopped: Option<Box<dyn FnOnce() + Send>>,
     metrics: Arc<super::meter::CoreMeter>,
-    write_started: std::collections::HashMap<usize, std::time::Instant>,
+}
+
+/// A log write on its way.
+struct Flight {
+    write: wal::Write,
+    started: Instant,
 }
 
 /// The way to one shard: a ring, and what did not fit in it.
@@ -92,6 +100,7 @@ impl LogCore {
         mailbox: Mailbox<Event>,
         pool: Pool,
         files: Arc<dyn disk::Files>,
+        sync_form: SyncForm,
         hooks: Hooks,
         metrics: Arc<super::meter::CoreMeter>,
     ) -> LogCore {
@@ -116,13 +125,13 @@ impl LogCore {
             pool,
             files,
             writes: slab::Slab::new(),
+            sync_form,
             actions: Vec::new(),
             taken: Vec::new(),
             ticked_at: 0,
             on_ready: Some(hooks.ready),
             on_stopped: Some(hooks.stopped),
             metrics,
-            write_started: Default::default(),
         }
     }
 
@@ -135,23 +144,30 @@ impl LogCore {
 
     /// A completion of a log write.
     pub fn completed(&mut self, completion: &Completion) {
-        let Tag::Log { position } = completion.tag else { return };
-        let position = position as usize;
-        let write = self.writes.remove(position);
-        let started = self.write_started.remove(&position);
-        if completion.result != write.len as i32 {
+        let (position, durable) = match completion.tag {
+            Tag::Log { position } => (position as usize, true),
+            Tag::LogPart { position } => (position as usize, false),
+            _ => return,
+        };
+        let write = &self.writes[position].write;
+        // A sync answers 0, a write its length.
+        let expected =
+            if durable && self.sync_form == SyncForm::WriteThenSync { 0 } else { write.len as i32 };
+        if completion.result != expected {
             let reason = if completion.result < 0 {
                 std::io::Error::from_raw_os_error(-completion.result).to_string()
             } else {
                 format!("only {} of {} bytes were written", completion.result, write.len)
             };
             fatal(&format!(
-                "the log could not be written: {reason}; nothing unacknowledged is lost: check the disk, then start again"
+                "the log could not be written: {reason}; nothing acknowledged is lost: check the disk, then start again"
             ));
         }
-        if let Some(started) = started {
-            self.metrics.log_write(started.elapsed(), write.len as u64);
+        if !durable {
+            return;
         }
+        let Flight { write, started } = self.writes.remove(position);
+        self.metrics.log_write(started.elapsed(), write.len as u64);
         let event = Event::LogWritten { seq: write.seq, buffer: write.buf };
         self.replica.handle(event, &mut self.actions);
     }
@@ -191,17 +207,20 @@ impl LogCore {
             Action::WriteLog(write) => {
                 let Some(fd) = write.file.raw_fd() else { fatal("the log's file has no descriptor") };
                 let (offset, data, len) = (write.offset, write.buf.as_ptr(), write.len);
-                let position = self.writes.insert(write);
-                self.write_started.insert(position, std::time::Instant::now());
+                let position = self.writes.insert(Flight { write, started: Instant::now() }) as u32;
                 // SAFETY: the buffer's memory does not move with its owner, which the slab keeps untouched until
                 // the completion.
-                unsafe { ring.write_durable(position as u32, fd, offset, data, len as u32) };
+                let queued =
+                    unsafe { ring.write_durable(self.sync_form, position, fd, offset, data, len as u32) };
+                if let Err(error) = queued {
+                    fatal(&format!("a log write could not be queued: {error}"));
+                }
             }
             Action::PrepareSegment(job) => {
                 let (sender, files) = (self.sender.clone(), self.files.clone());
                 self.pool.run(move || match job.run(&*files) {
                     Ok(ready) => sender.send(Event::SegmentReady(ready)),
-                    Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    Err(error) if disk::is_no_space(&error) => {
                         sender.send(Event::SegmentRefused);
                     }
                     Err(error) => fatal(&format!("a log segment could not be prepared: {error}")),
@@ -210,7 +229,7 @@ impl LogCore {
             Action::Checkpoint(job) => {
                 let (sender, metrics) = (self.sender.clone(), self.metrics.clone());
                 self.pool.run(move || {
-                    let started = std::time::Instant::now();
+                    let started = Instant::now();
                     match job.run() {
                         Ok(done) => {
                             metrics.checkpoints.observe(started.elapsed());

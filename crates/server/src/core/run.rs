@@ -82,7 +82,9 @@ fn turn_until_stopped(
         ring.completions(&mut completions);
         // Log completions first: they decide what can be answered.
         if let Some(log) = &mut log {
-            for completion in completions.iter().filter(|c| matches!(c.tag, Tag::Log { .. })) {
+            for completion in
+                completions.iter().filter(|c| matches!(c.tag, Tag::Log { .. } | Tag::LogPart { .. }))
+            {
                 log.completed(completion);
             }
         }
@@ -94,7 +96,7 @@ fn turn_until_stopped(
                         ring.wake_on(doorbell.fd());
                     }
                 }
-                Tag::Log { .. } | Tag::Ignored => {}
+                Tag::Log { .. } | Tag::LogPart { .. } | Tag::Ignored => {}
                 Tag::Accept { .. } | Tag::Receive { .. } | Tag::Writable { .. } => {
                     if let Some(shard) = &mut shard {
                         shard.completed(&mut ring, completion, now);

@@ -240,7 +240,7 @@ impl ShardCore {
                     self.reap(slot);
                 }
             }
-            Tag::Log { .. } | Tag::Wake | Tag::Ignored => {}
+            Tag::Log { .. } | Tag::LogPart { .. } | Tag::Wake | Tag::Ignored => {}
         }
     }
 
@@ -259,8 +259,19 @@ impl ShardCore {
         }
         // What was not drained yet may still bring the batches up to `sent`.
         self.shard.catch_up(if drained { sent } else { 0 }, &mut self.slots);
+        self.begin_long_answers();
         self.flush(ring);
         self.hand_over();
+    }
+
+    fn begin_long_answers(&mut self) {
+        let mut starting = std::mem::take(&mut self.shard.starting);
+        for token in starting.drain(..) {
+            if let Some((out, sink)) = self.slots.outbound(api::connection_of(token)) {
+                self.shard.writable(out, sink, token.stream);
+            }
+        }
+        self.shard.starting = starting;
     }
 
     fn take_mail(&mut self, ring: &mut Ring, now: Millis) {
@@ -361,10 +372,7 @@ impl ShardCore {
         let own = self.loads[usize::from(self.number)].load(Ordering::Relaxed);
         let least = (0..self.loads.len()).min_by_key(|&n| self.loads[n].load(Ordering::Relaxed));
         match least {
-            Some(other)
-                if other != usize::from(self.number)
-                    && self.loads[other].load(Ordering::Relaxed) + 1 < own + 1 =>
-            {
+            Some(other) if self.loads[other].load(Ordering::Relaxed) < own => {
                 self.loads[other].fetch_add(1, Ordering::Relaxed);
                 self.peers[other].send(Mail::Connection(fd));
             }

@@ -10,8 +10,9 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use base::limits::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS};
+use disk::probe::SyncForm;
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::pages::Pages;
 
@@ -33,7 +34,12 @@ pub enum Tag {
         slot: u32,
         epoch: u32,
     },
+    /// The durable end of a log write.
     Log {
+        position: u32,
+    },
+    /// The write before its sync, where the two are apart.
+    LogPart {
         position: u32,
     },
     Wake,
@@ -52,6 +58,7 @@ impl Tag {
             Tag::Log { position } => (4, 0, position),
             Tag::Wake => (5, 0, 0),
             Tag::Ignored => (6, 0, 0),
+            Tag::LogPart { position } => (7, 0, position),
         };
         role << 56 | (u64::from(epoch) & Self::EPOCH_BITS) << 32 | u64::from(low)
     }
@@ -65,6 +72,7 @@ impl Tag {
             3 => Tag::Writable { slot: low, epoch },
             4 => Tag::Log { position: low },
             5 => Tag::Wake,
+            7 => Tag::LogPart { position: low },
             _ => Tag::Ignored,
         }
     }
@@ -150,13 +158,44 @@ impl Ring {
         self.push(opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).multi(true).build(), Tag::Wake);
     }
 
-    /// A durable write.
+    /// A durable write: by RWF_DSYNC in one, or as a write with a linked fdatasync.
     ///
     /// # Safety
-    /// `data` must stay valid and unchanged until the completion of `position` has been seen.
-    pub unsafe fn write_durable(&mut self, position: u32, fd: RawFd, offset: u64, data: *const u8, len: u32) {
-        let entry = opcode::Write::new(Fd(fd), data, len).offset(offset).rw_flags(libc::RWF_DSYNC).build();
-        self.push(entry, Tag::Log { position });
+    /// `data` must stay valid and unchanged until the [`Tag::Log`] completion of `position` has been seen.
+    pub unsafe fn write_durable(
+        &mut self,
+        form: SyncForm,
+        position: u32,
+        fd: RawFd,
+        offset: u64,
+        data: *const u8,
+        len: u32,
+    ) -> io::Result<()> {
+        let write = opcode::Write::new(Fd(fd), data, len).offset(offset);
+        match form {
+            SyncForm::DsyncWrite => {
+                self.push(write.rw_flags(libc::RWF_DSYNC).build(), Tag::Log { position });
+                Ok(())
+            }
+            SyncForm::WriteThenSync => {
+                let write = write.build().flags(squeue::Flags::IO_LINK);
+                let sync = opcode::Fsync::new(Fd(fd)).flags(types::FsyncFlags::DATASYNC).build();
+                self.push_pair([
+                    write.user_data(Tag::LogPart { position }.pack()),
+                    sync.user_data(Tag::Log { position }.pack()),
+                ])
+            }
+        }
+    }
+
+    /// A linked pair must not be torn apart by a full queue.
+    fn push_pair(&mut self, pair: [squeue::Entry; 2]) -> io::Result<()> {
+        self.flush_backlog();
+        // SAFETY: as in `push`.
+        while unsafe { self.ring.submission().push_multiple(&pair) }.is_err() {
+            self.ring.submit()?;
+        }
+        Ok(())
     }
 
     /// The bytes of a received buffer.
@@ -289,6 +328,7 @@ mod tests {
             Tag::Receive { slot: u32::MAX, epoch: 0xff_ffff },
             Tag::Writable { slot: 0, epoch: 1 },
             Tag::Log { position: 7 },
+            Tag::LogPart { position: 7 },
             Tag::Wake,
             Tag::Ignored,
         ] {

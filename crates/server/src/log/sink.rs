@@ -72,7 +72,7 @@ impl Sink {
         let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
             run(&receiver, outputs, || weak.upgrade());
         })?;
-        drop(sink.thread.set(thread.thread().id()));
+        let _ = sink.thread.set(thread.thread().id());
         Ok(sink)
     }
 
@@ -169,7 +169,10 @@ fn run(
         } else {
             outputs.iter_mut().for_each(|output| drop(write_whole(output, text.as_bytes())));
         }
-        flushes.into_iter().for_each(|done| drop(done.send(())));
+        for done in flushes {
+            // Whoever asked may have stopped waiting.
+            let _ = done.send(());
+        }
     }
 }
 

@@ -50,7 +50,7 @@ fn parsed(line: &str) -> serde_json::Value {
     let ts = ts.as_str().unwrap();
     assert!(ts.len() >= 27 && &ts[10..11] == "T" && &ts[19..20] == ".", "{ts}");
     let caller = object["caller"].as_str().unwrap();
-    assert!(caller.starts_with("server/log/tests.rs:"), "{caller}");
+    assert!(caller.contains("log/tests.rs:"), "{caller}");
     object.remove("caller");
     value
 }
@@ -114,7 +114,7 @@ fn console_format() {
     let got = lines(Level::Info, true, || tracing::warn!(a = 1, b = "x", "hello"));
     let parts: Vec<&str> = got[0].split('\t').collect();
     assert_eq!((parts[1], parts[3], parts[4]), ("warn", "hello", "{\"a\": 1, \"b\": \"x\"}"));
-    assert!(parts[2].starts_with("server/log/tests.rs:"));
+    assert!(parts[2].contains("log/tests.rs:"));
 }
 
 #[test]

@@ -145,7 +145,9 @@ impl<'a> Reading<'a> {
             "etcd_network_peer_round_trip_time_seconds" => {
                 self.peers.iter().for_each(|peer| out.histogram(&[("To", &peer.id)], peer.round_trip.read()));
             }
-            "etcd_network_peer_received_bytes_total" => self.by_peer(out, "From", |peer| &peer.received_bytes),
+            "etcd_network_peer_received_bytes_total" => {
+                self.by_peer(out, "From", |peer| &peer.received_bytes)
+            }
             "etcd_network_peer_received_failures_total" => {
                 self.by_peer(out, "From", |peer| &peer.receive_failures);
             }
@@ -277,7 +279,9 @@ impl<'a> Reading<'a> {
             ];
             match name {
                 "grpc_server_started_total" => out.labelled(&labels, sum(&|cells| &cells.started) as f64),
-                "grpc_server_msg_received_total" => out.labelled(&labels, sum(&|cells| &cells.received) as f64),
+                "grpc_server_msg_received_total" => {
+                    out.labelled(&labels, sum(&|cells| &cells.received) as f64)
+                }
                 "grpc_server_msg_sent_total" => out.labelled(&labels, sum(&|cells| &cells.sent) as f64),
                 "grpc_server_handled_total" => {
                     for (number, code) in CODES.iter().enumerate() {

@@ -64,7 +64,9 @@ impl Registry {
                 None => i64::MAX,
                 Some(bytes) => i64::try_from(bytes).unwrap_or(i64::MAX),
             },
-            features: gates.map(|gate| (gate.name, gate.stage.name(), config.gates.enabled(gate.name))).collect(),
+            features: gates
+                .map(|gate| (gate.name, gate.stage.name(), config.gates.enabled(gate.name)))
+                .collect(),
         }
     }
 

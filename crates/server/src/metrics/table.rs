@@ -43,6 +43,7 @@ pub struct Row {
     pub name: &'static str,
     pub kind: Kind,
     /// Sorted, as Prometheus writes them.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests hold the samples against it"))]
     pub labels: &'static [&'static str],
     pub buckets: Buckets,
     /// What histograms observe, in the metric's unit: nanoseconds for seconds and milliseconds, else as is.

@@ -120,10 +120,7 @@ fn what_monitoring_of_kubernetes_reads() {
     for labels in [call, watch] {
         assert_eq!(got[&format!("grpc_server_started_total{{{labels}}}")], "0");
         assert_eq!(got[&format!("grpc_server_handled_total{{grpc_code=\"OK\",{labels}}}")], "0");
-        assert_eq!(
-            got[&format!("grpc_server_handled_total{{grpc_code=\"Unavailable\",{labels}}}")],
-            "0"
-        );
+        assert_eq!(got[&format!("grpc_server_handled_total{{grpc_code=\"Unavailable\",{labels}}}")], "0");
         assert_eq!(got[&format!("grpc_server_handling_seconds_bucket{{{labels},le=\"0.005\"}}")], "0");
     }
     let basic = samples(&Registry::new(&config(&[]), 1).render());
@@ -203,7 +200,11 @@ fn facts_of_the_member() {
 
 #[test]
 fn methods_are_found() {
-    assert_eq!(METHODS.iter().filter(|method| method.eager).count(), 45, "as many as etcd shows from the start");
+    assert_eq!(
+        METHODS.iter().filter(|method| method.eager).count(),
+        45,
+        "as many as etcd shows from the start"
+    );
     for (at, method) in METHODS.iter().enumerate() {
         assert_eq!(method_index(method.service, method.name), Some(at));
     }

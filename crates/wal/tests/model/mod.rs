@@ -2,11 +2,12 @@
 //! recovery returns must be the state after some prefix of them, at least as long as what was acknowledged.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base::Random;
 use disk::{BLOCK, Files, SimFiles};
-use mainstay_wal::{Entry, HardState, Options, Record, Recovered, Wal, WalError, Write};
+use mainstay_wal::{Entry, HardState, Options, Record, Recovered, SegmentId, Wal, WalError, Write};
 
 pub const DIR: &str = "log";
 
@@ -131,6 +132,8 @@ pub struct Life {
     files: SimFiles,
     /// Handed out, on their way to the disk.
     outstanding: Vec<Write>,
+    /// Blocks that this life has written, by segment (law 3).
+    blocks: BTreeSet<(SegmentId, u64)>,
     state: State,
     votes: u64,
 }
@@ -145,7 +148,7 @@ impl Life {
         let state = State::of(&model.records);
         let votes = model.records.len() as u64 * 1000;
         let (random, files) = (Random::new(seed), files.clone());
-        Ok(Life { wal, model, random, files, outstanding: Vec::new(), state, votes })
+        Ok(Life { wal, model, random, files, outstanding: Vec::new(), blocks: BTreeSet::new(), state, votes })
     }
 
     pub fn append(&mut self, record: Owned) {
@@ -181,6 +184,9 @@ impl Life {
 
     pub fn submit_all(&mut self) -> std::io::Result<()> {
         while let Some(write) = self.wal.submit() {
+            for block in write.offset / BLOCK as u64..(write.offset + write.len as u64) / BLOCK as u64 {
+                assert!(self.blocks.insert((write.segment, block)), "block {block} is written twice");
+            }
             // In flight: it may reach the disk, in part, from now on.
             let sent = write.file.write_at(write.offset, write.data());
             self.outstanding.push(write);

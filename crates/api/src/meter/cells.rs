@@ -1,12 +1,11 @@
-//! Counters, gauges and histograms that cost a load and a store: each is written by one thread and read by the
-//! renderer.
+//! Counters, gauges and histograms that cost a load and a store: each is written by one thread and read by whoever
+//! renders metrics.
 //!
 //! Invariant: single writer. Two threads that write one cell lose counts (and nothing worse); everything that several
 //! threads count has a cell per thread.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-
-use super::table::find;
+use std::time::Duration;
 
 /// Only grows.
 #[derive(Debug, Default)]
@@ -23,7 +22,7 @@ impl Counter {
     }
 
     /// For counts that the owner keeps elsewhere; must not fall.
-    pub fn store(&self, total: u64) {
+    pub fn set(&self, total: u64) {
         self.0.store(total, Ordering::Relaxed);
     }
 
@@ -50,41 +49,56 @@ impl Gauge {
     }
 }
 
-/// Counts by bucket, with the bounds of the table's row. Observes raw values: nanoseconds, or what the row says.
+/// Counts by bucket. What it observes is raw: nanoseconds for times, else the metric's own unit.
 #[derive(Debug)]
 pub struct Histogram {
-    /// Upper bounds, raw, inclusive.
+    /// Upper bounds, inclusive.
     bounds: Box<[u64]>,
     /// One more than bounds.
     counts: Box<[Counter]>,
     sum: Counter,
-    raw_per_unit: f64,
 }
 
 impl Histogram {
-    /// With the buckets of the family `name`.
-    pub fn new(name: &str) -> Histogram {
-        let row = find(name);
-        let bounds: Box<[u64]> =
-            row.buckets.bounds().iter().map(|bound| (bound * row.raw_per_unit).round() as u64).collect();
-        assert!(!bounds.is_empty(), "{name} has buckets");
+    /// Rising upper bounds, raw.
+    pub fn new(bounds: impl Into<Box<[u64]>>) -> Histogram {
+        let bounds = bounds.into();
+        assert!(!bounds.is_empty() && bounds.is_sorted(), "a histogram has rising bounds");
         let counts = (0..=bounds.len()).map(|_| Counter::default()).collect();
-        Histogram { bounds, counts, sum: Counter::default(), raw_per_unit: row.raw_per_unit }
+        Histogram { bounds, counts, sum: Counter::default() }
+    }
+
+    /// `count` bounds, each twice the one before.
+    pub fn doubling(first: u64, count: usize) -> Histogram {
+        Histogram::new((0..count).map(|n| first << n).collect::<Vec<u64>>())
     }
 
     pub fn observe(&self, raw: u64) {
-        let bucket = self.bounds.partition_point(|bound| *bound < raw);
-        self.counts[bucket].inc();
-        self.sum.add(raw);
+        self.observe_many(raw, 1);
     }
 
-    pub fn observe_duration(&self, duration: std::time::Duration) {
+    /// The same value `n` times.
+    pub fn observe_many(&self, raw: u64, n: u64) {
+        let bucket = self.bounds.partition_point(|bound| *bound < raw);
+        self.counts[bucket].add(n);
+        self.sum.add(raw.wrapping_mul(n));
+    }
+
+    pub fn observe_duration(&self, duration: Duration) {
         self.observe(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Counts by bucket (not cumulative), and the sum in the metric's unit.
-    pub fn read(&self) -> (Vec<u64>, f64) {
-        (self.counts.iter().map(Counter::get).collect(), self.sum.get() as f64 / self.raw_per_unit)
+    pub fn bounds(&self) -> &[u64] {
+        &self.bounds
+    }
+
+    /// Counts by bucket, not cumulative, and the sum, raw.
+    pub fn read(&self) -> (Vec<u64>, u64) {
+        (self.counts.iter().map(Counter::get).collect(), self.sum.get())
+    }
+
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(Counter::get).sum()
     }
 }
 
@@ -94,22 +108,16 @@ mod tests {
 
     #[test]
     fn buckets_are_inclusive_above() {
-        let histogram = Histogram::new("etcd_disk_wal_fsync_duration_seconds");
-        for raw in [0, 999_999, 1_000_000, 1_000_001, 8_192_000_000, 8_192_000_001, u64::MAX / 4] {
+        let histogram = Histogram::doubling(1000, 3);
+        assert_eq!(histogram.bounds(), [1000, 2000, 4000]);
+        for raw in [0, 1000, 1001, 4000, 4001] {
             histogram.observe(raw);
         }
-        let (counts, sum) = histogram.read();
-        assert_eq!(counts.len(), 15);
-        assert_eq!((counts[0], counts[1], counts[13], counts[14]), (3, 1, 1, 2));
-        assert!(sum > 4e9);
-    }
-
-    #[test]
-    fn milliseconds_count_nanoseconds() {
-        let histogram = Histogram::new("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds");
-        histogram.observe_duration(std::time::Duration::from_micros(1500));
-        let (counts, sum) = histogram.read();
-        assert_eq!((counts[0], counts[1], sum), (0, 1, 1.5));
+        histogram.observe_many(5000, 3);
+        assert_eq!(histogram.read(), (vec![2, 1, 1, 4], 10_002 + 15_000));
+        assert_eq!(histogram.count(), 8);
+        histogram.observe_duration(Duration::from_micros(2));
+        assert_eq!(histogram.read().0, [2, 2, 1, 4]);
     }
 
     #[test]
