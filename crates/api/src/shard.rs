@@ -322,7 +322,7 @@ impl Shard {
         }
         self.outgoing.push_back(Event::Propose(replica::Proposal {
             token: Some(token),
-            request: replica::Request(request),
+            request: replica::Request::from(request),
         }));
     }
 

@@ -30,6 +30,14 @@ pub const DATA_RESERVE_BYTES: u64 = 64 << 20;
 pub const DIRTY_SOFT_BYTES: u64 = 256 << 20;
 /// Dirty pages above which proposals are refused until a checkpoint has ended, bytes.
 pub const DIRTY_HARD_BYTES: u64 = 2 << 30;
+/// Log that a restart would replay, bytes: above it the checkpoint's bandwidth rises.
+pub const LOG_SOFT_BYTES: u64 = 512 << 20;
+/// The same: above it proposals are refused until a checkpoint has ended. Recovery holds these entries in memory.
+pub const LOG_HARD_BYTES: u64 = 4 << 30;
+/// What a checkpoint writes in a second while nothing presses, bytes: leaves the device to the log's writes.
+pub const CHECKPOINT_BYTES_PER_SECOND: u64 = 128 << 20;
+/// Segments of the log at which a checkpoint is due whatever they hold: each start of the process adds one.
+pub const LOG_SEGMENTS_MAX: usize = 6;
 
 /// Entries kept in memory for followers that lag; below them a snapshot is sent.
 pub const RAFT_LOG_ENTRIES: usize = 16 << 10;
@@ -37,6 +45,12 @@ pub const RAFT_LOG_ENTRIES: usize = 16 << 10;
 pub const RAFT_LOG_BYTES: usize = 64 << 20;
 /// Proposals accepted and not yet applied; the next is answered "too many requests", as etcd does.
 pub const PROPOSALS_IN_FLIGHT: usize = 5000;
+/// The same, bytes of their entries: what a log that stands still keeps in memory. Above it the log core takes no
+/// more from its rings.
+pub const PROPOSAL_BYTES_IN_FLIGHT: usize = 64 << 20;
+/// The same, bytes of page space that is reserved for them: the data file is that much longer than its content under
+/// load. Room for over a thousand small puts, far more than a log write takes along.
+pub const PROPOSAL_ROOM_BYTES: u64 = 128 << 20;
 /// Slots of the ring that carries proposals from one shard to the log core.
 pub const PROPOSAL_RING_SLOTS: usize = 4096;
 /// Slots of the ring that carries outcomes and event batches back.

@@ -145,18 +145,23 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
 
 /// Removes what the change at `revision` superseded, if that is still there.
 fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, buffer: &mut Vec<u8>) {
+    let of_key = |found: bool, cursor: &tree::Cursor<'_>| {
+        let entry = found.then(|| trees::split_history_key(cursor.key()));
+        entry.filter(|(found, _)| *found == key).map(|(_, revision)| revision)
+    };
     loop {
         trees::history_key(buffer, key, revision);
         let mut cursor = store.view().cursor(HISTORY);
-        if !cursor.seek_before(buffer) {
-            return;
-        }
-        let (found, older) = trees::split_history_key(cursor.key());
-        if found != key {
-            return;
-        }
+        let found = cursor.seek_before(buffer);
+        let Some(older) = of_key(found, &cursor) else { return };
         assert!(older < revision, "what stands before is older");
+        // One is what there should be; a file from elsewhere may have left more.
+        let found = cursor.prev();
+        let another = of_key(found, &cursor).is_some();
         remove_version(store, key, older, buffer);
+        if !another {
+            return;
+        }
     }
 }
 

@@ -16,6 +16,9 @@ use crate::span::{End, Span};
 use crate::stamp::Revisions;
 use crate::versions::{self, Walk};
 
+/// A guess at a pair, bytes: how many a step will see decides only how it finds them.
+const ROW_BYTES: usize = 256;
+
 #[derive(Clone, Debug)]
 pub struct RangeCursor {
     next: Vec<u8>,
@@ -159,7 +162,8 @@ impl RangeCursor {
         }
         let newest = versions::still_readable(view, self.revision)?;
         let next = std::mem::take(&mut self.next);
-        let mut walk = Walk::new(view, Span::new(&next, &self.range_end), self.revision, newest);
+        let rows_hint = self.remaining.min((budget_bytes / ROW_BYTES) as u64);
+        let mut walk = Walk::new(view, Span::new(&next, &self.range_end), self.revision, newest, rows_hint);
         let start = rows.bytes();
         let mut last: Option<&'a [u8]> = None;
         loop {
@@ -202,7 +206,7 @@ impl RangeCursor {
     pub fn measure(&self, view: View<'_>) -> Result<Sizes, Error> {
         assert!(self.produced == 0, "measured before it is produced");
         let newest = versions::still_readable(view, self.revision)?;
-        let mut walk = Walk::new(view, self.span(), self.revision, newest);
+        let mut walk = Walk::new(view, self.span(), self.revision, newest, self.remaining);
         let mut sizes = Sizes { rows: 0, bytes: 0, count: 0, more: false };
         let mut scratch = Vec::new();
         while let Some((_, cell)) = walk.step() {

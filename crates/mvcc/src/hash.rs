@@ -162,7 +162,7 @@ fn newest_at(view: View<'_>, change: &Change<'_>, revision: i64) -> bool {
 
 /// Whether any key has a version at `revision` that a compaction there would keep.
 fn keeps_any(view: View<'_>, revision: i64, newest: i64) -> bool {
-    let mut walk = Walk::new(view, Span::all(), revision, newest);
+    let mut walk = Walk::new(view, Span::all(), revision, newest, 1);
     let mut seek = Vec::new();
     while let Some((key, cell)) = walk.step() {
         let seen = cell.revision();

@@ -235,7 +235,7 @@ fn collect<'a>(
 ) -> Collected<'a> {
     let enough = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
     let mut cells = Vec::new();
-    let mut walk = Walk::new(view, span, revision, newest);
+    let mut walk = Walk::new(view, span, revision, newest, enough as u64);
     while cells.len() < enough {
         let Some((_, cell)) = walk.step() else { return Collected { cells, complete: true } };
         if filters.pass(cell) {

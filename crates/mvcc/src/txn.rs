@@ -83,7 +83,7 @@ fn compare_holds(view: View<'_>, revisions: Revisions, compare: &pb::Compare) ->
             None => absent(),
         };
     }
-    let mut walk = Walk::new(view, span, revisions.current, revisions.current);
+    let mut walk = Walk::new(view, span, revisions.current, revisions.current, u64::MAX);
     let Some((_, mut cell)) = walk.step() else { return absent() };
     loop {
         if !pair_holds(compare, Some(cell.kv())) {

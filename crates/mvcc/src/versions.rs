@@ -4,7 +4,6 @@
 //! steps through the versions of a key, so its cost is that of the keys, however often they changed.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
 use base::Revision;
 use tree::{Cursor, View};
@@ -14,8 +13,8 @@ use crate::span::{End, Span};
 use crate::stamp::{self, Revisions};
 use crate::trees::{self, CHANGES, HISTORY, LIVE};
 
-/// Above this many changes since a revision, relative to the keys of the span, a merge counts faster than the
-/// changes correct the newest count: a correction costs two lookups, a merge step about a quarter of one.
+/// With more than one change since a revision to so many keys of the span, a walk counts faster than the changes
+/// correct the newest count: a correction costs two lookups, a step of a walk a fraction of one.
 const CORRECTION_FACTOR: u64 = 8;
 
 /// The newest version; `None` when the key does not exist.
@@ -35,14 +34,17 @@ pub fn at<'a>(view: View<'a>, key: &[u8], revision: i64) -> Option<Cell<'a>> {
 
 /// What `HISTORY` holds of `key` that `revision` sees; right when the live version is known to be above it.
 pub fn superseded_at<'a>(view: View<'a>, key: &[u8], revision: i64) -> Option<Cell<'a>> {
+    superseded_at_by(view, key, revision, &mut Vec::new())
+}
+
+fn superseded_at_by<'a>(view: View<'a>, key: &[u8], revision: i64, seek: &mut Vec<u8>) -> Option<Cell<'a>> {
     assert!(revision < i64::MAX, "there is a revision above {revision}");
     if revision < 1 {
         return None;
     }
-    let mut seek = Vec::new();
-    trees::history_key(&mut seek, key, Revision::new(revision + 1, 0));
+    trees::history_key(seek, key, Revision::new(revision + 1, 0));
     let mut cursor = view.cursor(HISTORY);
-    if !cursor.seek_before(&seek) {
+    if !cursor.seek_before(seek) {
         return None;
     }
     let (found, main) = trees::split_history_key(cursor.key());
@@ -65,40 +67,86 @@ pub fn exactly<'a>(view: View<'a>, key: &[u8], revision: Revision) -> Option<Cel
     view.get(HISTORY, &seek).filter(|stored| !stored.is_empty()).map(Cell::new)
 }
 
+/// The keys of a span that changed after a revision, in order, each once.
+fn changed_keys<'a>(view: View<'a>, span: Span<'_>, revision: i64) -> Vec<&'a [u8]> {
+    let mut keys = Vec::new();
+    let mut cursor = view.cursor(CHANGES);
+    let mut more = cursor.seek(&Revision::new(revision + 1, 0).to_bytes());
+    while more {
+        let (_, key) = trees::split_change(cursor.value());
+        if span.contains(key) {
+            keys.push(key);
+        }
+        more = cursor.next();
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// How many changes came after a revision.
+fn changes_since(view: View<'_>, revision: i64) -> u64 {
+    view.len(CHANGES) - view.rank(CHANGES, &Revision::new(revision + 1, 0).to_bytes())
+}
+
 /// The keys of a span that a revision sees, in key order.
+///
+/// Below the newest revision there are two ways. When few changes came since, their keys are gathered first, and
+/// `LIVE` is walked with only those looked up in `HISTORY`. Otherwise both trees are merged.
 pub struct Walk<'a, 'r> {
     view: View<'a>,
     span: Span<'r>,
     revision: i64,
     live: Cursor<'a>,
-    /// Only when the revision is not the newest. At the oldest entry of its key.
-    history: Option<Cursor<'a>>,
+    past: Past<'a>,
     seek: Vec<u8>,
 }
 
+enum Past<'a> {
+    /// What is live is what is seen.
+    Newest,
+    /// All that is live and not one of these is seen; these are looked up. The last comes first.
+    Corrected(Vec<&'a [u8]>),
+    /// At the oldest entry of a key.
+    Merged(Box<Cursor<'a>>),
+}
+
 impl<'a, 'r> Walk<'a, 'r> {
-    /// `newest` is the revision of the newest version in `view`.
-    pub fn new(view: View<'a>, span: Span<'r>, revision: i64, newest: i64) -> Walk<'a, 'r> {
+    /// `newest` is the revision of the newest version in `view`; `rows` is about how many steps will be made, when
+    /// that is known to be fewer than the span has keys.
+    pub fn new(view: View<'a>, span: Span<'r>, revision: i64, newest: i64, rows: u64) -> Walk<'a, 'r> {
         assert!(revision < i64::MAX, "there is a revision above {revision}");
         let mut live = view.cursor(LIVE);
         live.seek(span.start);
         let mut seek = Vec::new();
-        let history = (revision < newest).then(|| {
+        let past = if revision >= newest {
+            Past::Newest
+        } else if changes_since(view, revision) <= rows.min(count_newest(view, span)) {
+            let mut changed = changed_keys(view, span, revision);
+            changed.reverse();
+            Past::Corrected(changed)
+        } else {
             let mut history = view.cursor(HISTORY);
             seek.extend_from_slice(span.start);
             seek.extend_from_slice(&[0; Revision::BYTES]);
             history.seek(&seek);
-            history
-        });
-        Walk { view, span, revision, live, history, seek }
+            Past::Merged(Box::new(history))
+        };
+        Walk { view, span, revision, live, past, seek }
     }
 
     /// The next key and the version of it that is seen.
     #[inline]
     pub fn step(&mut self) -> Option<(&'a [u8], Cell<'a>)> {
-        if self.history.is_some() {
-            return self.step_merged();
+        match self.past {
+            Past::Newest => self.step_live(),
+            Past::Corrected(_) => self.step_corrected(),
+            Past::Merged(_) => self.step_merged(),
         }
+    }
+
+    #[inline]
+    fn step_live(&mut self) -> Option<(&'a [u8], Cell<'a>)> {
         if !self.live.valid() {
             return None;
         }
@@ -111,10 +159,28 @@ impl<'a, 'r> Walk<'a, 'r> {
         Some((key, cell))
     }
 
+    fn step_corrected(&mut self) -> Option<(&'a [u8], Cell<'a>)> {
+        loop {
+            let Past::Corrected(changed) = &mut self.past else { return None };
+            let live = self.live.valid().then(|| self.live.key());
+            let Some(&key) = changed.last().filter(|changed| live.is_none_or(|live| **changed <= live))
+            else {
+                return self.step_live();
+            };
+            changed.pop();
+            if live == Some(key) {
+                self.live.next();
+            }
+            if let Some(cell) = superseded_at_by(self.view, key, self.revision, &mut self.seek) {
+                return Some((key, cell));
+            }
+        }
+    }
+
     fn step_merged(&mut self) -> Option<(&'a [u8], Cell<'a>)> {
         loop {
-            let history = self.history.as_ref().filter(|cursor| cursor.valid());
-            let old = history.map(|cursor| trees::split_history_key(cursor.key()).0);
+            let Past::Merged(history) = &self.past else { return None };
+            let old = history.valid().then(|| trees::split_history_key(history.key()).0);
             let live = self.live.valid().then(|| self.live.key());
             let (key, has_live, has_old) = match (live, old) {
                 (None, None) => return None,
@@ -150,7 +216,7 @@ impl<'a, 'r> Walk<'a, 'r> {
     /// Moves the history cursor, which is at the oldest entry of `key`, to the next key; on the way finds what the
     /// revision sees, if that is `wanted`.
     fn pass_history(&mut self, key: &[u8], wanted: bool) -> Option<Cell<'a>> {
-        let history = self.history.as_mut()?;
+        let Past::Merged(history) = &mut self.past else { return None };
         let mut seen = None;
         let (_, oldest) = trees::split_history_key(history.key());
         if wanted && oldest.main <= self.revision {
@@ -200,11 +266,9 @@ pub fn count_at(view: View<'_>, span: Span<'_>, revision: i64, newest: i64) -> u
     if span.is_single() {
         return u64::from(at(view, span.start, revision).is_some());
     }
-    let since = Revision::new(revision + 1, 0).to_bytes();
-    let changed = view.len(CHANGES) - view.rank(CHANGES, &since);
     let now = count_newest(view, span);
-    if changed > now / CORRECTION_FACTOR {
-        let mut walk = Walk::new(view, span, revision, newest);
+    if changes_since(view, revision) > now / CORRECTION_FACTOR {
+        let mut walk = Walk::new(view, span, revision, newest, u64::MAX);
         let mut count = 0;
         while walk.step().is_some() {
             count += 1;
@@ -213,16 +277,10 @@ pub fn count_at(view: View<'_>, span: Span<'_>, revision: i64, newest: i64) -> u
     }
     // Few changes since: correct the newest count by the keys that they name.
     let mut count = now as i64;
-    let mut seen = HashSet::new();
-    let mut cursor = view.cursor(CHANGES);
-    let mut more = cursor.seek(&since);
-    while more {
-        let (_, key) = trees::split_change(cursor.value());
-        if span.contains(key) && seen.insert(key) {
-            count -= i64::from(view.get(LIVE, key).is_some());
-            count += i64::from(superseded_at(view, key, revision).is_some());
-        }
-        more = cursor.next();
+    let mut seek = Vec::new();
+    for key in changed_keys(view, span, revision) {
+        count -= i64::from(view.get(LIVE, key).is_some());
+        count += i64::from(superseded_at_by(view, key, revision, &mut seek).is_some());
     }
     assert!(count >= 0, "a corrected count is a count");
     count as u64

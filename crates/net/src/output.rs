@@ -11,6 +11,8 @@ use std::sync::Arc;
 const KEEP_BYTES: usize = 256 << 10;
 /// Sent bytes are moved out of a partly sent buffer when there are more than this.
 const COMPACT_BYTES: usize = 64 << 10;
+/// Slices of one vectored send: Linux's UIO_MAXIOV.
+const MOST_SLICES: usize = 1024;
 
 /// A shared slice and the position in the owned bytes before which it goes.
 struct Mark {
@@ -44,10 +46,14 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Appends what waits to `iov`, in order, without copying. Feed it to a vectored send, then say `consumed`.
+    /// Appends what waits to `iov`, in order, without copying; at most as many slices as one system call takes. Feed it
+    /// to a vectored send, then say `consumed`.
     pub fn gather<'a>(&'a self, iov: &mut Vec<IoSlice<'a>>) {
         let mut from = self.start;
         for mark in &self.marks {
+            if iov.len() + 3 > MOST_SLICES {
+                return;
+            }
             if mark.at > from {
                 iov.push(IoSlice::new(&self.bytes[from..mark.at]));
                 from = mark.at;
@@ -285,6 +291,26 @@ mod tests {
             next = next.wrapping_add(1);
         }
         assert!(batch.bytes.len() < 400_000, "{}", batch.bytes.len());
+    }
+
+    #[test]
+    fn one_send_takes_no_more_slices_than_the_system_does() {
+        let mut batch = Batch::default();
+        let slice: Arc<[u8]> = Arc::from(&b"shared"[..]);
+        for _ in 0..1500 {
+            batch.push(b"own");
+            batch.push_shared(slice.clone(), 0, 6);
+        }
+        let mut sent = 0;
+        while !batch.is_empty() {
+            let mut iov = Vec::new();
+            batch.gather(&mut iov);
+            assert!(!iov.is_empty() && iov.len() <= 1024);
+            let bytes = iov.iter().map(|s| s.len()).sum();
+            sent += bytes;
+            batch.consumed(bytes);
+        }
+        assert_eq!(sent, 1500 * 9);
     }
 
     #[test]

@@ -300,6 +300,24 @@ fn shared_messages_reach_many_streams() {
 }
 
 #[test]
+fn messages_of_a_head_and_a_shared_part_are_one_message() {
+    let mut world = World::new(Limits::default());
+    let stream = world.client.start("/t.S/Stream", b"", false);
+    world.settle();
+    let shared: Arc<[u8]> = (0..30_000u32).map(|i| i as u8).collect();
+    let mut expected = vec![Vec::new()];
+    for head in [0, 1, 30, 200, 5000] {
+        for part in [0..0, 5..9, 0..999, 100..20_000, 0..30_000] {
+            let head = vec![0xee; head];
+            world.pair.server.outbound().send_parts(stream, &head, &shared, part.clone());
+            expected.push([&head, &shared[part]].concat());
+            world.settle();
+        }
+    }
+    assert!(world.log.messages[&stream] == expected);
+}
+
+#[test]
 fn a_drained_server_finishes_and_says_so() {
     let mut world = World::new(Limits::default());
     let held = world.client.start("/t.S/Hold", b"", true);

@@ -1,8 +1,9 @@
 //! What one put costs the log core, in processor time: propose, raft, log, apply, outcome.
 //!
 //! The disk takes no time and nothing is written: log writes complete as soon as they are handed out, segments and
-//! pages are memory. What is left is the replica's own work. Run it in release, on a quiet machine:
-//! `cargo run --release -p mainstay-replica --example put_cost -- [seconds] [keys] [value bytes]`.
+//! pages are memory. What helpers would do (segments, checkpoints, growth) is done, and not counted. What is left is
+//! the log core's own work. Run it in release, on a quiet machine:
+//! `cargo run --release -p mainstay-replica --example put_cost -- [seconds] [keys] [value bytes] [puts in a batch]`.
 
 use std::sync::Arc;
 
@@ -18,7 +19,8 @@ fn main() {
     };
     let (seconds, keys, value_bytes) = (number(1, 2), number(2, 100_000), number(3, 100));
     println!("{keys} keys, values of {value_bytes} bytes; Event is {} bytes", size_of::<Event>());
-    for batch in [1, 16, 256] {
+    let batches = if number(4, 0) > 0 { vec![number(4, 0)] } else { vec![1, 16, 256] };
+    for batch in batches {
         let mut machine = Machine::open();
         machine.fill(keys, value_bytes as usize);
         let (puts, cpu_ns) = machine.measure(batch, seconds, keys, value_bytes as usize);
@@ -32,6 +34,8 @@ struct Machine {
     actions: Vec<Action>,
     now: u64,
     outcomes: u64,
+    /// What helpers took, ns.
+    helpers_ns: u64,
     random: Random,
 }
 
@@ -51,7 +55,9 @@ impl Machine {
                 election_ms: 1000,
                 auto_compaction: replica::AutoCompaction::Off,
                 checkpoint: replica::CheckpointPolicy {
+                    dirty_bytes: 64 << 20,
                     interval_ms: u64::MAX,
+                    bytes_per_second: 0,
                     ..replica::CheckpointPolicy::default()
                 },
                 memory_budget_bytes: u64::MAX,
@@ -64,8 +70,15 @@ impl Machine {
         };
         let shared: Arc<dyn Files> = Arc::new(files.clone());
         let (replica, _) = replica::open(shared, start).unwrap_or_else(|error| panic!("{error}"));
-        let mut machine =
-            Machine { replica, files, actions: Vec::new(), now: 1, outcomes: 0, random: Random::new(1) };
+        let mut machine = Machine {
+            replica,
+            files,
+            actions: Vec::new(),
+            now: 1,
+            outcomes: 0,
+            helpers_ns: 0,
+            random: Random::new(1),
+        };
         while !machine.replica.published().read_ready() {
             machine.now += 100;
             machine.replica.handle(Event::Tick { now: machine.now }, &mut machine.actions);
@@ -81,8 +94,7 @@ impl Machine {
             ..Default::default()
         };
         let token = CallToken { shard: 0, connection: 0, epoch: 0, stream: 1 };
-        let request = pb::InternalRaftRequest { put: Some(put), ..Default::default() };
-        let proposal = Proposal { token: Some(token), request: Request(request) };
+        let proposal = Proposal { token: Some(token), request: Request::Put(put) };
         self.replica.handle(Event::Propose(proposal), &mut self.actions);
     }
 
@@ -101,12 +113,16 @@ impl Machine {
                     }
                     Action::PrepareSegment(job) => {
                         answered = true;
+                        let started = cpu_ns();
                         let ready = job.run(&self.files).expect("memory has room");
+                        self.helpers_ns += cpu_ns() - started;
                         self.replica.handle(Event::SegmentReady(ready), &mut self.actions);
                     }
                     Action::Checkpoint(job) => {
                         answered = true;
+                        let started = cpu_ns();
                         let done = job.run().expect("memory does not fail");
+                        self.helpers_ns += cpu_ns() - started;
                         self.replica.handle(Event::Checkpointed(done), &mut self.actions);
                     }
                     Action::Outcome(outcome) => {
@@ -140,7 +156,7 @@ impl Machine {
     fn measure(&mut self, batch: u64, seconds: u64, keys: u64, value_bytes: usize) -> (u64, u64) {
         let (mut puts, mut making) = (0, 0);
         let started = cpu_ns();
-        self.outcomes = 0;
+        (self.outcomes, self.helpers_ns) = (0, 0);
         while cpu_ns() - started < seconds * 1_000_000_000 {
             for _ in 0..256 {
                 self.now += 1;
@@ -152,7 +168,7 @@ impl Machine {
                 puts += batch;
             }
         }
-        let took = cpu_ns() - started;
+        let took = cpu_ns() - started - self.helpers_ns;
         assert_eq!(self.outcomes, puts, "every put was answered");
         // The same loop without the replica.
         let started = cpu_ns();

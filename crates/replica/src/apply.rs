@@ -7,116 +7,89 @@ use base::Millis;
 use proto::errors::{self, Error};
 use proto::etcdserverpb as pb;
 
-use crate::event::{Action, Response};
+use crate::event::{Action, Request, Response};
 use crate::state::State;
-
-/// What etcd charges the quota for a lease, bytes.
-const LEASE_COST_BYTES: u64 = 64;
 
 impl State {
     /// Applies a request; the answer is for whoever proposed it.
     pub(crate) fn apply(
         &mut self,
-        request: pb::InternalRaftRequest,
+        request: &Request,
         now: Millis,
         actions: &mut Vec<Action>,
     ) -> Result<Response, Error> {
-        let nothing = Ok(Response::Barrier);
-        if let Some(set) = request.cluster_version_set {
-            self.set_cluster_version(&set.ver, actions);
-            return nothing;
-        }
-        if let Some(set) = request.cluster_member_attr_set {
-            self.set_attributes(set);
-            return nothing;
-        }
-        if let Some(alarm) = request.alarm {
-            return Ok(Response::Alarm(self.apply_alarm(&alarm, actions)));
-        }
-        if let Some(checkpoints) = request.lease_checkpoint {
-            for checkpoint in &checkpoints.checkpoints {
-                self.apply_lease_checkpoint(checkpoint, now);
+        match request {
+            Request::Alarm(alarm) => return Ok(Response::Alarm(self.apply_alarm(alarm, actions))),
+            Request::Other(message) => {
+                self.apply_other(message, now, actions);
+                return Ok(Response::Barrier);
             }
-            return nothing;
+            _ => {}
         }
-        // Under CORRUPT every other request that changes keys or leases is refused.
+        // Under CORRUPT every request that changes keys or leases is refused.
         if self.has_alarm(pb::AlarmType::Corrupt) {
             return Err(errors::CORRUPT);
         }
-        if let Some(put) = request.put {
-            return self.apply_put(&put);
+        // NOSPACE lets through what stores nothing new.
+        if self.has_alarm(pb::AlarmType::Nospace) && request.grows() {
+            return Err(errors::NO_SPACE);
         }
-        if let Some(delete) = request.delete_range {
-            let answer = mvcc::Apply::new(&mut self.store, &mut self.work).delete_range(&delete);
-            self.dirty = true;
-            return Ok(Response::DeleteRange(answer));
+        match request {
+            Request::Put(put) => {
+                let room = self.within_quota(mvcc::quota::put_cost(put));
+                let answer = mvcc::Apply::new(&mut self.store, &mut self.work).put(put)?;
+                self.dirty = true;
+                room.map(|()| Response::Put(answer))
+            }
+            Request::DeleteRange(delete) => {
+                let answer = mvcc::Apply::new(&mut self.store, &mut self.work).delete_range(delete);
+                self.dirty = true;
+                Ok(Response::DeleteRange(answer))
+            }
+            Request::Txn(txn) => {
+                let room = self.within_quota(mvcc::quota::txn_cost(txn));
+                let answer = mvcc::Apply::new(&mut self.store, &mut self.work).txn(txn)?;
+                self.dirty = true;
+                room.map(|()| Response::Txn(answer))
+            }
+            Request::Compaction(compaction) => {
+                let compaction = mvcc::Apply::new(&mut self.store, &mut self.work).compact(compaction)?;
+                self.dirty = true;
+                let response = compaction.response.clone();
+                self.compaction_accepted(compaction, actions);
+                Ok(Response::Compact(response))
+            }
+            Request::LeaseGrant(grant) => {
+                let room = self.within_quota(mvcc::quota::LEASE_COST);
+                let answer = self.apply_grant(grant, now)?;
+                room.map(|()| answer)
+            }
+            Request::LeaseRevoke(revoke) => self.apply_lease_revoke(revoke.id, actions),
+            Request::Alarm(_) | Request::Other(_) => unreachable!("answered above"),
         }
-        if let Some(txn) = request.txn {
-            return self.apply_txn(&txn);
+    }
+
+    /// What the cluster says to itself. A request that this version does not know was written by a newer one, which
+    /// never runs beside it: the cluster version forbids it. Ignoring it here keeps a downgrade possible.
+    fn apply_other(&mut self, message: &pb::InternalRaftRequest, now: Millis, actions: &mut Vec<Action>) {
+        if let Some(set) = &message.cluster_version_set {
+            self.set_cluster_version(&set.ver, actions);
+        } else if let Some(set) = &message.cluster_member_attr_set {
+            self.set_attributes(set);
+        } else if let Some(checkpoints) = &message.lease_checkpoint {
+            // etcd stops at the first lease that is gone.
+            let mut checkpoints = checkpoints.checkpoints.iter();
+            while checkpoints.next().is_some_and(|checkpoint| self.apply_lease_checkpoint(checkpoint, now)) {}
         }
-        if let Some(compaction) = request.compaction {
-            return self.apply_compaction(&compaction, actions);
-        }
-        if let Some(grant) = request.lease_grant {
-            return self.apply_lease_grant(&grant, now);
-        }
-        if let Some(revoke) = request.lease_revoke {
-            return self.apply_lease_revoke(revoke.id, actions);
-        }
-        // What this version does not know was written by a newer one, which never runs beside it: the cluster
-        // version forbids it. Ignoring it here keeps a downgrade possible.
-        nothing
     }
 
     /// Over quota the write is done all the same, and only the answer says so: size never changes state.
     fn within_quota(&self, cost_bytes: u64) -> Result<(), Error> {
-        if self.published.has_room_at(self.store.used_bytes(), cost_bytes) {
+        if cost_bytes == 0 || self.published.has_room_at(self.store.used_bytes(), cost_bytes) {
             Ok(())
         } else {
             Err(errors::NO_SPACE)
         }
-    }
-
-    fn apply_put(&mut self, put: &pb::PutRequest) -> Result<Response, Error> {
-        if self.has_alarm(pb::AlarmType::Nospace) {
-            return Err(errors::NO_SPACE);
-        }
-        let room = self.within_quota(mvcc::quota::put_cost(put));
-        let answer = mvcc::Apply::new(&mut self.store, &mut self.work).put(put)?;
-        self.dirty = true;
-        room.map(|()| Response::Put(answer))
-    }
-
-    fn apply_txn(&mut self, txn: &pb::TxnRequest) -> Result<Response, Error> {
-        let cost_bytes = mvcc::quota::txn_cost(txn);
-        if cost_bytes > 0 && self.has_alarm(pb::AlarmType::Nospace) {
-            return Err(errors::NO_SPACE);
-        }
-        let room = if cost_bytes == 0 { Ok(()) } else { self.within_quota(cost_bytes) };
-        let answer = mvcc::Apply::new(&mut self.store, &mut self.work).txn(txn)?;
-        self.dirty = true;
-        room.map(|()| Response::Txn(answer))
-    }
-
-    fn apply_compaction(
-        &mut self,
-        request: &pb::CompactionRequest,
-        actions: &mut Vec<Action>,
-    ) -> Result<Response, Error> {
-        let compaction = mvcc::Apply::new(&mut self.store, &mut self.work).compact(request)?;
-        self.dirty = true;
-        let response = compaction.response.clone();
-        self.compactions.accepted(compaction, request.physical, actions);
-        Ok(Response::Compact(response))
-    }
-
-    fn apply_lease_grant(&mut self, grant: &pb::LeaseGrantRequest, now: Millis) -> Result<Response, Error> {
-        if self.has_alarm(pb::AlarmType::Nospace) {
-            return Err(errors::NO_SPACE);
-        }
-        let room = self.within_quota(LEASE_COST_BYTES);
-        let answer = self.apply_grant(grant, now)?;
-        room.map(|()| answer)
     }
 
     fn apply_lease_revoke(&mut self, id: i64, actions: &mut Vec<Action>) -> Result<Response, Error> {

@@ -1,49 +1,93 @@
 //! Compactions under way: the hash first, then removal in steps, then whoever waited for the physical end.
 //!
 //! Removal is local and not replicated: each member removes at its own pace what is no longer readable. Its cursor
-//! stands in the stamp, so that a crash resumes it (law 7).
+//! stands in the stamp, so that a crash resumes it (law 7). A compaction that is accepted while another is being
+//! removed joins its removal and has no hash of its own, as in etcd.
 
 use base::CallToken;
-use base::limits::COMPACTION_STEP_CHANGES;
+use mvcc::trees::{CHANGES, HISTORY};
+use proto::Error;
+use proto::etcdserverpb as pb;
 
-use crate::event::{Action, HashJob, Note};
+use crate::event::{Action, HashJob, Note, Response};
 use crate::state::State;
 
 #[derive(Default)]
 pub(crate) struct Compactions {
-    /// Accepted, their hash not begun: oldest first.
-    waiting: std::collections::VecDeque<mvcc::Compaction>,
+    /// Accepted when nothing was being removed; its hash is not begun, and nothing is removed before.
+    unhashed: Option<mvcc::Compaction>,
     /// A hash is being made on a pinned snapshot: nothing may be removed meanwhile.
     hashing: bool,
-    /// The hash of the compaction whose removal is under way; kept for HashKV when the one before had ended.
+    /// To be kept for HashKV when the removal has ended.
     hash: Option<mvcc::hash::KeyValueHash>,
-    keep_hash: bool,
-    /// Asked for with `physical`: who waits, and for which revision.
-    physical: Vec<(CallToken, i64)>,
-    /// The compaction applied last, when it asked for its physical end.
-    last_physical: Option<i64>,
+    physical: Vec<Physical>,
 }
 
-impl Compactions {
-    pub fn accepted(&mut self, compaction: mvcc::Compaction, physical: bool, actions: &mut Vec<Action>) {
-        actions.push(Action::Note(Note::CompactionScheduled { revision: compaction.revision }));
-        self.last_physical = physical.then_some(compaction.revision);
-        self.waiting.push_back(compaction);
-    }
-
-    /// True when the answer comes later, with the physical end.
-    pub fn wait_if_physical(&mut self, token: CallToken) -> bool {
-        match self.last_physical.take() {
-            Some(revision) => {
-                self.physical.push((token, revision));
-                true
-            }
-            None => false,
-        }
-    }
+/// Who asked for the physical end of a compaction.
+struct Physical {
+    token: CallToken,
+    revision: i64,
+    /// Nothing, when the end must be durable too; or the refusal to answer then.
+    refused: Option<Error>,
 }
 
 impl State {
+    pub fn compaction_accepted(&mut self, compaction: mvcc::Compaction, actions: &mut Vec<Action>) {
+        actions.push(Action::Note(Note::CompactionScheduled { revision: compaction.revision }));
+        if compaction.previous_finished {
+            let before = self.compactions.unhashed.replace(compaction);
+            assert!(before.is_none() && !self.compactions.hashing, "what was finished was hashed");
+        }
+    }
+
+    /// Answers a compaction that asked for its physical end when that has come. A refusal waits only for the removal
+    /// under way; an acceptance also until a crash cannot bring anything back.
+    pub fn compaction_answer(
+        &mut self,
+        token: CallToken,
+        revision: i64,
+        result: Result<Response, Error>,
+        actions: &mut Vec<Action>,
+    ) {
+        let (revision, refused) = match result {
+            Ok(_) => (revision, None),
+            // Whatever is being removed now.
+            Err(error) => (mvcc::stamp::compacted(self.store.stamp()), Some(error)),
+        };
+        self.compactions.physical.push(Physical { token, revision, refused });
+        self.settle_physical(actions);
+    }
+
+    pub fn settle_physical(&mut self, actions: &mut Vec<Action>) {
+        let removed = mvcc::stamp::finished(self.store.stamp());
+        let durable = mvcc::stamp::finished(self.store.durable_stamp());
+        let revision = self.revision();
+        self.compactions.physical.retain_mut(|waiting| {
+            let end = if waiting.refused.is_some() { removed } else { durable };
+            if waiting.revision > end {
+                return true;
+            }
+            let header = Some(pb::ResponseHeader { revision, ..Default::default() });
+            let result = match waiting.refused.take() {
+                Some(error) => Err(error),
+                None => Ok(Response::Compact(pb::CompactionResponse { header })),
+            };
+            actions.push(Action::outcome(waiting.token, result));
+            false
+        });
+    }
+
+    /// Whether somebody waits for a removal that has ended to be durable.
+    pub fn compaction_wants_checkpoint(&self) -> bool {
+        let removed = mvcc::stamp::finished(self.store.stamp());
+        self.compactions.physical.iter().any(|waiting| waiting.revision <= removed)
+    }
+
+    /// Everybody who waits for a physical end.
+    pub fn drain_physical(&mut self) -> impl Iterator<Item = CallToken> + '_ {
+        self.compactions.physical.drain(..).map(|waiting| waiting.token)
+    }
+
     /// Whether a turn would remove something.
     pub fn compaction_runnable(&self) -> bool {
         !self.compactions.hashing && mvcc::stamp::removal_pending(self.store.stamp())
@@ -55,44 +99,36 @@ impl State {
         self.compactions.hash = Some(hash);
     }
 
-    /// One bounded step of whatever compaction needs next.
-    pub fn compaction_step(&mut self, actions: &mut Vec<Action>) {
-        if self.compactions.hashing {
-            return;
-        }
-        if let Some(compaction) = self.compactions.waiting.pop_front() {
-            // Nothing is removed before the job has pinned and read the root that is published next.
-            self.compactions.hashing = true;
-            self.compactions.keep_hash = compaction.previous_finished;
-            let reader = self.store.readers().register();
-            actions.push(Action::HashCompaction(HashJob::new(reader, &compaction)));
-            return;
-        }
-        if !mvcc::stamp::removal_pending(self.store.stamp()) {
-            return;
-        }
-        let more = mvcc::Apply::new(&mut self.store, &mut self.work).compaction_step(COMPACTION_STEP_CHANGES);
+    /// Page space that the removal of so many changes may take, bytes: it copies what it touches and adds nothing.
+    pub fn removal_room(&self, changes: usize) -> u64 {
+        let change = self.store.insert_cost(HISTORY, 0, 0) + self.store.insert_cost(CHANGES, 0, 0);
+        (changes as u64 * change).min(self.store.used_bytes())
+    }
+
+    /// Begins the hash that comes before a removal. True when there is one to begin.
+    pub fn begin_hash(&mut self, actions: &mut Vec<Action>) -> bool {
+        let Some(compaction) = self.compactions.unhashed.take() else { return false };
+        // Nothing is removed before the job has pinned and read the root that is published next.
+        assert!(!self.compactions.hashing, "one hash at a time");
+        self.compactions.hashing = true;
+        let reader = self.store.readers().register();
+        actions.push(Action::HashCompaction(HashJob::new(reader, &compaction)));
+        true
+    }
+
+    /// One step of the removal: looks at up to `changes`.
+    pub fn removal_step(&mut self, changes: usize, actions: &mut Vec<Action>) {
+        assert!(self.compaction_runnable(), "asked before");
+        let more = mvcc::Apply::new(&mut self.store, &mut self.work).compaction_step(changes);
         self.dirty = true;
         if more {
             return;
         }
         let finished = mvcc::stamp::finished(self.store.stamp());
         actions.push(Action::Note(Note::CompactionFinished { revision: finished }));
-        if let Some(hash) = self.compactions.hash.take()
-            && self.compactions.keep_hash
-        {
+        if let Some(hash) = self.compactions.hash.take() {
             self.published.compaction_hashes().store(hash);
         }
-        let revision = self.revision();
-        for (token, target) in std::mem::take(&mut self.compactions.physical) {
-            if target <= finished {
-                let header = proto::etcdserverpb::ResponseHeader { revision, ..Default::default() };
-                let response = proto::etcdserverpb::CompactionResponse { header: Some(header) };
-                let result = Ok(crate::event::Response::Compact(response));
-                actions.push(Action::Outcome(crate::event::Outcome { token, result }));
-            } else {
-                self.compactions.physical.push((token, target));
-            }
-        }
+        self.settle_physical(actions);
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use base::{CallToken, LeaseId, Millis};
 use mvcc::event::EventBatch;
-use prost::Message;
 use proto::Error;
 use proto::etcdserverpb as pb;
+
+pub use crate::request::Request;
 
 /// A write on its way into the log.
 pub struct Proposal {
@@ -15,9 +16,6 @@ pub struct Proposal {
     pub token: Option<CallToken>,
     pub request: Request,
 }
-
-/// What is proposed. Kept as the message itself: the replica adds the header and encodes it.
-pub struct Request(pub pb::InternalRaftRequest);
 
 pub enum Event {
     Propose(Proposal),
@@ -51,8 +49,10 @@ pub enum Event {
         buffer: disk::AlignedBuf,
     },
     SegmentReady(wal::SegmentReady),
-    /// The disk had no room for a segment: ask again later, and stop admitting growth meanwhile.
+    /// The disk had no room for a segment. The replica stops admitting growth and asks again later.
     SegmentRefused,
+    /// The disk had no room for the data file's growth ahead of need. The replica asks again later.
+    GrowthRefused,
     CompactionHashed(mvcc::hash::KeyValueHash),
     /// What the process keeps resident, bytes, when that is more than the budget.
     Resident {
@@ -72,7 +72,7 @@ pub enum Event {
 pub enum Action {
     /// Write durably, then report [`Event::LogWritten`]. A failure ends the process (law 8).
     WriteLog(wal::Write),
-    /// For the helper pool; then [`Event::SegmentReady`].
+    /// For the helper pool; then [`Event::SegmentReady`], or [`Event::SegmentRefused`] where there is no room.
     PrepareSegment(wal::SegmentJob),
     /// For the helper pool; then [`Event::Checkpointed`].
     Checkpoint(tree::CheckpointJob),
@@ -80,6 +80,8 @@ pub enum Action {
     HashCompaction(HashJob),
     /// For the helper pool; then [`Event::ColdDropped`].
     DropCold(tree::DropJob),
+    /// For the helper pool; no answer, but [`Event::GrowthRefused`] where there is no room.
+    Grow(tree::GrowJob),
     /// For the helper pool; no answer.
     Populate(tree::PopulateJob),
     Outcome(Outcome),
@@ -115,6 +117,7 @@ pub struct Outcome {
 }
 
 /// Answers, with `header.revision` filled where apply decides it; the shard fills the ids and the term.
+#[derive(Debug)]
 pub enum Response {
     Barrier,
     Put(pb::PutResponse),
@@ -123,7 +126,7 @@ pub enum Response {
     Compact(pb::CompactionResponse),
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),
-    /// The TTL that a renewal granted; `None` when there is no such lease.
+    /// The TTL that a renewal granted; `None` when there is no such lease. `revision` is that of its arrival.
     LeaseRenewed {
         id: LeaseId,
         ttl_s: Option<i64>,
@@ -136,18 +139,9 @@ pub enum Response {
     LeaderMoved,
 }
 
-impl Request {
-    /// The entry's bytes: the request with a header that carries `id`.
-    pub fn encode_with(&self, id: u64) -> Vec<u8> {
-        // The header has the highest field number among the requests that are common, so it goes last.
-        let mut data = Vec::with_capacity(self.0.encoded_len() + 16);
-        self.0.encode(&mut data).expect("a vector grows");
-        let header = pb::InternalRaftRequest {
-            header: Some(pb::RequestHeader { id, ..Default::default() }),
-            ..Default::default()
-        };
-        header.encode(&mut data).expect("a vector grows");
-        data
+impl Action {
+    pub(crate) fn outcome(token: CallToken, result: Result<Response, Error>) -> Action {
+        Action::Outcome(Outcome { token, result })
     }
 }
 

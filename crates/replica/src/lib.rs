@@ -4,8 +4,10 @@
 //! randomness of its own. Start-up ([`open`]) reads files through `disk`'s traits and is the only part that waits.
 //! Must not know HTTP, gRPC, TLS or sockets.
 
+mod admission;
 mod apply;
 mod autocompact;
+mod barriers;
 mod checkpoint;
 mod cluster;
 mod compaction;
@@ -13,8 +15,10 @@ mod event;
 mod machine;
 mod open;
 mod published;
+mod request;
 mod state;
 mod storage;
+mod waiting;
 
 pub use autocompact::AutoCompaction;
 pub use checkpoint::Policy as CheckpointPolicy;

@@ -5,49 +5,60 @@
 //! crate draws election timeouts, which a single voter never uses).
 //! Must not know: sockets, HTTP, gRPC, which shard asks.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use base::limits::{PROPOSALS_IN_FLIGHT, RAFT_LOG_BYTES, RAFT_LOG_ENTRIES};
+use base::limits::{RAFT_LOG_BYTES, RAFT_LOG_ENTRIES};
 use base::{CallToken, Index, Millis, Term};
-use bytes::Bytes;
-use prost::Message;
-use proto::errors::{self, Error};
+use proto::errors;
 use proto::etcdserverpb as pb;
 use raft::eraftpb::{Entry, EntryType};
 use raft::{RawNode, StateRole};
 
+use crate::admission::Shortage;
 use crate::autocompact::Compactor;
-use crate::checkpoint::Checkpoints;
-use crate::event::{Action, Event, Note, Outcome, Proposal, Response};
+use crate::barriers::Barriers;
+use crate::checkpoint::{Checkpoints, Standing};
+use crate::event::{Action, Event, Note, Proposal, Request, Response};
 use crate::published::Published;
-use crate::state::State;
+use crate::state::{State, version_word};
 use crate::storage::Log;
+use crate::waiting::Waiting;
 
-/// A full disk is asked for another log segment this often.
-const SEGMENT_RETRY_MS: Millis = 1000;
+/// An idle log says on disk that its last batch is durable, after this: not between two writes of one client.
+const AFFIRM_AFTER_MS: Millis = 50;
 
 pub struct Replica {
-    raft: RawNode<Log>,
-    wal: wal::Wal,
+    pub(crate) raft: RawNode<Log>,
+    pub(crate) wal: wal::Wal,
     pub(crate) state: State,
     published: Arc<Published>,
-    options: Options,
-    /// Proposals of this member that are not yet applied, by the id in their header.
-    waiting: HashMap<u64, Waiting>,
-    /// What they may need on disk, bytes: reserved.
-    waiting_room_bytes: u64,
-    next_id: u64,
+    pub(crate) options: Options,
+    /// Proposals of this member that are not yet applied.
+    pub(crate) waiting: Waiting,
+    pub(crate) next_id: u64,
     barriers: Barriers,
-    checkpoints: Checkpoints,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) shortage: Shortage,
+    /// Alarms proposed and not yet applied.
+    pub(crate) alarms_in_flight: Vec<i32>,
+    /// Writes that went over quota: answered when the alarm that they caused is up.
+    over_quota: Vec<CallToken>,
     compactor: Compactor,
     /// Commit advances that alone are not worth a write: they ride with the next entries.
     hard_state_due: bool,
-    segment_retry_at: Millis,
-    now: Millis,
+    /// Of one log segment, and where the log stands in the one in use, bytes.
+    pub(crate) segment_bytes: u64,
+    pub(crate) log_end: u64,
+    log_busy_at: Millis,
+    pub(crate) now: Millis,
     raft_tick_at: Millis,
-    announced: bool,
-    stopping: bool,
+    /// The only voter is this member: nobody else can win, so there is no reason to wait for an election timeout.
+    pub(crate) alone: bool,
+    announced: Announced,
+    pub(crate) stopping: bool,
+    stopped: bool,
+    /// Used again from turn to turn.
+    passed: Vec<CallToken>,
 }
 
 pub struct Options {
@@ -62,54 +73,58 @@ pub struct Options {
     pub cluster_version: String,
 }
 
-/// A proposal under way: who waits for it, and what was reserved for it.
-struct Waiting {
-    token: Option<CallToken>,
-    room_bytes: u64,
+/// How far this start has come in telling the cluster this member's name and URLs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    NotYet,
+    Proposed(Term, Index),
+    Applied,
+    /// And the server was told.
+    Ready,
 }
 
-/// Reads that wait for a ReadIndex round, by the context of their round.
-#[derive(Default)]
-struct Barriers {
-    arrived: Vec<CallToken>,
-    rounds: Vec<(u64, Vec<CallToken>)>,
-    /// (index that must be applied, who waits).
-    confirmed: Vec<(Index, Vec<CallToken>)>,
-    next_round: u64,
+/// What start-up hands over.
+pub(crate) struct Parts {
+    pub raft: RawNode<Log>,
+    pub wal: wal::Wal,
+    pub segment_bytes: u64,
+    pub state: State,
+    pub published: Arc<Published>,
+    pub options: Options,
+    pub first_id: u64,
 }
 
 impl Replica {
-    pub(crate) fn assemble(
-        raft: RawNode<Log>,
-        wal: wal::Wal,
-        state: State,
-        published: Arc<Published>,
-        options: Options,
-        boot: u64,
-    ) -> Replica {
-        let compactor = Compactor::new(options.auto_compaction);
-        let checkpoints = Checkpoints::new(options.checkpoint);
-        // Ids must differ from those of earlier lives, whose entries may still be replayed.
-        let next_id = (options.member.id & 0xffff) << 48 | (boot & 0xffff_ff) << 24 | 1;
+    pub(crate) fn assemble(parts: Parts) -> Replica {
+        let Parts { raft, wal, segment_bytes, state, published, options, first_id } = parts;
         let mut replica = Replica {
             raft,
             wal,
             state,
             published,
-            options,
-            waiting: HashMap::new(),
-            waiting_room_bytes: 0,
-            next_id,
+            waiting: Waiting::default(),
+            next_id: first_id,
             barriers: Barriers::default(),
-            checkpoints,
-            compactor,
+            checkpoints: Checkpoints::new(options.checkpoint),
+            shortage: Shortage::default(),
+            alarms_in_flight: Vec::new(),
+            over_quota: Vec::new(),
+            compactor: Compactor::new(options.auto_compaction),
+            options,
             hard_state_due: false,
-            segment_retry_at: 0,
+            segment_bytes,
+            // A start writes into a fresh segment; whatever stands in it is behind its header.
+            log_end: disk::BLOCK as u64,
+            log_busy_at: 0,
             now: 0,
             raft_tick_at: 0,
-            announced: false,
+            alone: false,
+            announced: Announced::NotYet,
             stopping: false,
+            stopped: false,
+            passed: Vec::new(),
         };
+        replica.note_voters();
         replica.publish_status();
         replica
     }
@@ -124,26 +139,28 @@ impl Replica {
 
     /// True while something was gathered that [`Replica::turn`] would carry on without another event.
     pub fn has_work(&self) -> bool {
-        self.raft.has_ready() || !self.barriers.arrived.is_empty() || self.state.has_background_work()
+        self.raft.has_ready() || self.barriers.has_arrivals() || self.has_background_work()
     }
 
     /// Takes one event in. What follows from it happens in the next [`Replica::turn`].
     pub fn handle(&mut self, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Propose(proposal) => self.propose(proposal, actions),
-            Event::Barrier { token } => self.barriers.arrived.push(token),
+            Event::Barrier { token } if self.stopped => {
+                actions.push(Action::outcome(token, Err(errors::STOPPED)));
+            }
+            Event::Barrier { token } => self.barriers.arrive(token),
             Event::LeaseRenew { token, id } => {
-                if let Some(result) = self.state.lease_renew(token, id, self.now) {
-                    actions.push(Action::Outcome(Outcome { token, result }));
-                }
+                // A lone voter will lead as soon as it has applied its log.
+                let leads = self.is_leader() || self.alone;
+                self.state.lease_renew(token, id, leads, self.now, actions);
             }
             Event::LeaseTimeToLive { token, id, keys } => {
                 let result = self.state.lease_time_to_live(id, keys, self.now);
-                actions.push(Action::Outcome(Outcome { token, result }));
+                actions.push(Action::outcome(token, result));
             }
             Event::LeaseList { token } => {
-                let result = Ok(Response::LeaseList(self.state.lease_list()));
-                actions.push(Action::Outcome(Outcome { token, result }));
+                actions.push(Action::outcome(token, Ok(Response::LeaseList(self.state.lease_list()))));
             }
             Event::Defragment { token } => self.state.defragment(token),
             Event::MoveLeader { token, target } => {
@@ -154,15 +171,26 @@ impl Replica {
                 } else {
                     Err(errors::BAD_LEADER_TRANSFEREE)
                 };
-                actions.push(Action::Outcome(Outcome { token, result }));
+                actions.push(Action::outcome(token, result));
             }
-            Event::OverQuota => self.raise(pb::AlarmType::Nospace),
+            Event::OverQuota => {
+                self.raise(pb::AlarmType::Nospace);
+            }
             Event::LogWritten { seq, buffer } => {
+                let segments = self.wal.segments();
                 if let Some(durable) = self.wal.written(seq, buffer) {
                     self.raft.on_persist_ready(durable.ready);
                 }
+                if self.wal.segments() < segments {
+                    self.segments_released();
+                }
             }
-            Event::SegmentReady(ready) => self.wal.segment_ready(ready),
+            Event::SegmentReady(ready) => {
+                self.wal.segment_ready(ready);
+                self.segment_made();
+            }
+            Event::SegmentRefused => self.segment_refused(),
+            Event::GrowthRefused => self.growth_refused(),
             Event::Checkpointed(done) => self.checkpointed(done, actions),
             Event::CompactionHashed(hash) => self.state.compaction_hashed(hash),
             Event::Resident { bytes } => {
@@ -175,11 +203,6 @@ impl Replica {
                 self.state.store.drop_done(done);
                 self.drop_cold(actions);
             }
-            Event::SegmentRefused => {
-                self.wal.segment_failed();
-                self.segment_retry_at = self.now + SEGMENT_RETRY_MS;
-                self.raise(pb::AlarmType::Nospace);
-            }
             Event::Tick { now } => self.tick(now, actions),
             Event::Stop => self.stopping = true,
         }
@@ -187,28 +210,26 @@ impl Replica {
 
     /// Carries everything gathered as far as it goes: raft, log, apply, publish; then bounded background work.
     pub fn turn(&mut self, actions: &mut Vec<Action>) {
-        self.start_barrier_round();
-        let applied_before = self.state.applied();
-        while self.raft.has_ready() {
-            self.process_ready(actions);
+        if self.barriers.has_arrivals() && !self.published.read_ready() {
+            let context = self.barriers.begin(self.now);
+            self.raft.read_index(context);
         }
-        self.state.background_step(actions);
+        let applied_before = self.state.applied();
+        self.process(actions);
+        if self.alone && !self.is_leader() && self.state.applied() == self.raft.raft.raft_log.committed {
+            // Now that no change of the configuration is left to apply: raft refuses to campaign before.
+            self.raft.campaign().unwrap_or_else(|error| panic!("a lone voter may campaign: {error}"));
+            assert!(self.is_leader(), "a lone voter wins");
+            self.process(actions);
+        }
+        self.background_step(actions);
         self.publish(applied_before, actions);
         self.submit_log(actions);
         self.pass_barriers(actions);
-        if self.checkpoints.due(self.now, &self.state.store, &self.wal, self.stopping)
-            && let Some(job) = self.state.store.cut()
-        {
-            actions
-                .push(Action::Note(Note::CheckpointStarted { dirty_bytes: self.state.store.dirty_bytes() }));
-            self.checkpoints.started(self.now);
-            actions.push(Action::Checkpoint(job));
-        }
-        if let Some(job) = self.state.store.populate_job() {
-            actions.push(Action::Populate(job));
-        }
-        if self.stopping && self.waiting.is_empty() && !self.checkpoints.running() {
-            actions.push(Action::Stopped);
+        self.start_checkpoint(actions);
+        self.prepare_room(actions);
+        if self.stopping {
+            self.stop(actions);
         }
     }
 
@@ -217,77 +238,14 @@ impl Replica {
         self.published.set_event_revision(self.state.revision() as u64);
     }
 
-    fn is_leader(&self) -> bool {
+    pub(crate) fn is_leader(&self) -> bool {
         self.raft.raft.state == StateRole::Leader
     }
 
-    fn propose(&mut self, mut proposal: Proposal, actions: &mut Vec<Action>) {
-        if let Err(error) = self.try_propose(&mut proposal, actions) {
-            if let Some(token) = proposal.token {
-                actions.push(Action::Outcome(Outcome { token, result: Err(error) }));
-            }
+    fn process(&mut self, actions: &mut Vec<Action>) {
+        while self.raft.has_ready() {
+            self.process_ready(actions);
         }
-    }
-
-    fn try_propose(&mut self, proposal: &mut Proposal, actions: &mut Vec<Action>) -> Result<(), Error> {
-        if self.stopping {
-            return Err(errors::STOPPED);
-        }
-        if self.waiting.len() >= PROPOSALS_IN_FLIGHT {
-            return Err(errors::REQUEST_TOO_MANY_REQUESTS);
-        }
-        if self.raft.raft.leader_id == 0 {
-            return Err(errors::NO_LEADER);
-        }
-        let id = self.next_id;
-        if let Some(grant) = &mut proposal.request.0.lease_grant
-            && grant.id == 0
-        {
-            grant.id = (id & i64::MAX as u64) as i64;
-        }
-        let data = proposal.request.encode_with(id);
-        let room_bytes = self.admit(&proposal.request.0, actions)?;
-        self.next_id += 1;
-        self.raft.propose(Vec::new(), data).map_err(|_| errors::NO_LEADER)?;
-        self.waiting.insert(id, Waiting { token: proposal.token, room_bytes });
-        self.waiting_room_bytes += room_bytes;
-        Ok(())
-    }
-
-    /// Law 8: what apply will need on disk is reserved now, or the proposal is refused. Answers what was reserved.
-    fn admit(&mut self, request: &pb::InternalRaftRequest, actions: &mut Vec<Action>) -> Result<u64, Error> {
-        let room_bytes = mvcc::quota::room(&self.state.store, request);
-        let wanted_bytes = self.waiting_room_bytes + room_bytes;
-        match self.state.store.reserve(wanted_bytes) {
-            Ok(()) => Ok(room_bytes),
-            Err(_) => {
-                actions.push(Action::Note(Note::NoRoomOnDisk { wanted_bytes }));
-                self.raise(pb::AlarmType::Nospace);
-                Err(errors::NO_SPACE)
-            }
-        }
-    }
-
-    /// Proposes an alarm for this member unless it is up already.
-    fn raise(&mut self, alarm: pb::AlarmType) {
-        if self.published.alarm(alarm) || !self.state.alarm_in_flight.insert(alarm as i32) {
-            return;
-        }
-        let request = pb::AlarmRequest {
-            action: pb::alarm_request::AlarmAction::Activate as i32,
-            member_id: self.options.member.id,
-            alarm: alarm as i32,
-        };
-        self.propose_own(pb::InternalRaftRequest { alarm: Some(request), ..Default::default() });
-    }
-
-    /// A proposal of the replica's own, which nobody waits for. Small, and covered by the reserve.
-    fn propose_own(&mut self, request: pb::InternalRaftRequest) {
-        let id = self.next_id;
-        self.next_id += 1;
-        let data = crate::event::Request(request).encode_with(id);
-        // Without a leader there is nobody to propose to; the next tick tries again.
-        let _ = self.raft.propose(Vec::new(), data);
     }
 
     fn process_ready(&mut self, actions: &mut Vec<Action>) {
@@ -298,6 +256,9 @@ impl Replica {
             self.raft.mut_store().set_hard_state(hard_state.clone());
             self.hard_state_due = true;
         }
+        if ready.ss().is_some_and(|state| state.raft_state != StateRole::Leader) {
+            self.lost_leadership(actions);
+        }
         let entries = ready.take_entries();
         for entry in &entries {
             self.wal.append(wal::Record::Entry {
@@ -307,19 +268,23 @@ impl Replica {
                 data: &entry.data,
             });
         }
-        if self.hard_state_due && (ready.must_sync() || !entries.is_empty()) {
+        if self.hard_state_due && ready.must_sync() {
             self.hard_state_due = false;
             let hs = self.raft.raft.hard_state();
             let hard_state = wal::HardState { term: hs.term, vote: hs.vote, commit: hs.commit };
             self.wal.append(wal::Record::HardState(hard_state));
         }
-        self.raft.mut_store().append(&entries);
+        self.raft.mut_store().append(entries);
         self.wal.mark_ready(number);
         let committed = ready.take_committed_entries();
         for state in ready.take_read_states() {
             self.barriers.confirm(&state.request_ctx, state.index);
         }
         self.raft.advance_append_async(ready);
+        if self.wal.durable().ready >= number {
+            // Nothing had to be written for it.
+            self.raft.on_persist_ready(number);
+        }
         for entry in committed {
             self.apply(entry, actions);
         }
@@ -327,15 +292,15 @@ impl Replica {
 
     fn apply(&mut self, entry: Entry, actions: &mut Vec<Action>) {
         assert_eq!(entry.index, self.state.applied() + 1, "entries are applied in order, each once");
-        let hs = self.raft.raft.hard_state();
-        assert!(entry.index <= hs.commit, "only what is committed is applied");
+        assert!(entry.index <= self.raft.raft.raft_log.committed, "only what is committed is applied");
+        assert!(entry.index <= self.wal.durable().index, "only what is durable here is applied");
         match entry.get_entry_type() {
             EntryType::EntryNormal if entry.data.is_empty() => {
-                if self.is_leader() && entry.term == hs.term {
+                if self.is_leader() && entry.term == self.raft.raft.term {
                     self.became_leader(entry.term, actions);
                 }
             }
-            EntryType::EntryNormal => self.apply_request(&entry.data, actions),
+            EntryType::EntryNormal => self.apply_request(&entry, actions),
             EntryType::EntryConfChange => {
                 let change = self.state.apply_conf_change(&entry.data);
                 match self.raft.apply_conf_change(&change) {
@@ -345,6 +310,7 @@ impl Replica {
                     }
                     Err(error) => panic!("a committed configuration change cannot be refused: {error}"),
                 }
+                self.note_voters();
             }
             EntryType::EntryConfChangeV2 => panic!("nobody proposes joint changes to a lone voter"),
         }
@@ -352,57 +318,133 @@ impl Replica {
         self.raft.advance_apply_to(entry.index);
     }
 
-    fn apply_request(&mut self, data: &Bytes, actions: &mut Vec<Action>) {
-        let request = pb::InternalRaftRequest::decode(data.clone())
-            .unwrap_or_else(|error| panic!("an entry that this member wrote does not decode: {error}"));
-        let id = request.header.as_ref().map_or(request.id, |header| header.id);
+    fn note_voters(&mut self) {
+        let voters = self.raft.raft.prs().conf().voters().ids();
+        self.alone = voters.len() == 1 && voters.contains(self.options.member.id);
+    }
+
+    fn apply_request(&mut self, entry: &Entry, actions: &mut Vec<Action>) {
+        let mut lost = std::mem::take(&mut self.passed);
+        let proposed = self.waiting.take(entry.term, entry.index, &mut lost);
+        for token in lost.drain(..) {
+            actions.push(Action::outcome(token, Err(errors::TIMEOUT_DUE_TO_LEADER_FAIL)));
+        }
+        self.passed = lost;
         self.state.work.collect = self.published.watchers() > 0;
-        self.state.work.answers = self.waiting.contains_key(&id);
-        let result = self.state.apply(request, self.now, actions);
-        if let Some(waiting) = self.waiting.remove(&id) {
-            assert!(self.waiting_room_bytes >= waiting.room_bytes, "room is counted once");
-            self.waiting_room_bytes -= waiting.room_bytes;
-            if let Some(token) = waiting.token {
-                self.state.answer(token, result, actions);
+        self.state.work.answers = proposed.as_ref().is_some_and(|proposed| proposed.token.is_some());
+        let Some(proposed) = proposed else {
+            // Another member's, or one of an earlier life, or the replica's own.
+            let (_, request) = Request::decode(&entry.data)
+                .unwrap_or_else(|error| panic!("a committed entry does not decode: {error}"));
+            if let Err(error) = self.state.apply(&request, self.now, actions) {
+                self.note_refusal(&error, None, actions);
             }
+            self.applied_own(&request, entry, actions);
+            return;
+        };
+        debug_assert_eq!(
+            Request::decode(&entry.data).map(|decoded| decoded.1),
+            Ok(proposed.request.clone()),
+            "what is applied is what was logged"
+        );
+        let result = self.state.apply(&proposed.request, self.now, actions);
+        self.applied_own(&proposed.request, entry, actions);
+        let refused = result.as_ref().err();
+        if let Some(error) = refused.filter(|error| **error == errors::NO_SPACE) {
+            return self.note_refusal(error, proposed.token, actions);
+        }
+        let Some(token) = proposed.token else { return };
+        match proposed.request {
+            Request::Compaction(compaction)
+                if compaction.physical && refused.is_none_or(|error| *error == errors::COMPACTED) =>
+            {
+                self.state.compaction_answer(token, compaction.revision, result, actions);
+            }
+            _ => actions.push(Action::outcome(token, result)),
+        }
+    }
+
+    /// A write that went over quota raises the alarm, on every member; its answer comes when the alarm is up.
+    fn note_refusal(&mut self, error: &proto::Error, token: Option<CallToken>, actions: &mut Vec<Action>) {
+        let no_space = *error == errors::NO_SPACE;
+        let coming =
+            no_space && !self.state.has_alarm(pb::AlarmType::Nospace) && self.raise(pb::AlarmType::Nospace);
+        match token {
+            Some(token) if coming => self.over_quota.push(token),
+            Some(token) => actions.push(Action::outcome(token, Err(error.clone()))),
+            None => {}
+        }
+    }
+
+    /// What follows from requests that concern the replica itself.
+    fn applied_own(&mut self, request: &Request, entry: &Entry, actions: &mut Vec<Action>) {
+        match request {
+            Request::Alarm(alarm) => {
+                self.alarms_in_flight.retain(|kind| *kind != alarm.alarm);
+                if self.state.has_alarm(pb::AlarmType::Nospace) {
+                    for token in self.over_quota.drain(..) {
+                        actions.push(Action::outcome(token, Err(errors::NO_SPACE)));
+                    }
+                }
+            }
+            Request::Other(_) if self.announced == Announced::Proposed(entry.term, entry.index) => {
+                self.announced = Announced::Applied;
+            }
+            _ => {}
         }
     }
 
     fn became_leader(&mut self, term: Term, actions: &mut Vec<Action>) {
         actions.push(Action::Note(Note::BecameLeader { term }));
-        self.state.promote_leases(self.now, self.options.election_ms);
-        let member = self.options.member.clone();
-        self.propose_own(pb::InternalRaftRequest {
-            cluster_member_attr_set: Some(proto::membershippb::ClusterMemberAttrSetRequest {
-                member_id: member.id,
-                member_attributes: Some(proto::membershippb::Attributes {
-                    name: member.name,
-                    client_urls: member.client_urls,
+        self.state.promote_leases(self.now, self.options.election_ms, actions);
+        if matches!(self.announced, Announced::NotYet | Announced::Proposed(..)) {
+            let member = self.options.member.clone();
+            let request = Request::from(pb::InternalRaftRequest {
+                cluster_member_attr_set: Some(proto::membershippb::ClusterMemberAttrSetRequest {
+                    member_id: member.id,
+                    member_attributes: Some(proto::membershippb::Attributes {
+                        name: member.name,
+                        client_urls: member.client_urls,
+                    }),
                 }),
-            }),
-            ..Default::default()
-        });
-        if self.state.cluster_version() != Some(self.options.cluster_version.as_str()) {
-            let ver = self.options.cluster_version.clone();
-            self.propose_own(pb::InternalRaftRequest {
-                cluster_version_set: Some(proto::membershippb::ClusterVersionSetRequest { ver }),
                 ..Default::default()
             });
+            if let Some((term, index)) = self.propose_own(&request) {
+                self.announced = Announced::Proposed(term, index);
+            }
+        }
+        let ver = self.options.cluster_version.clone();
+        if self.state.cluster_version_word() < version_word(&ver) {
+            self.propose_own(&Request::from(pb::InternalRaftRequest {
+                cluster_version_set: Some(proto::membershippb::ClusterVersionSetRequest { ver }),
+                ..Default::default()
+            }));
+        }
+    }
+
+    fn lost_leadership(&mut self, actions: &mut Vec<Action>) {
+        if self.state.lessor.is_primary() {
+            self.state.demote_leases(actions);
+        }
+        self.alarms_in_flight.clear();
+        for token in self.over_quota.drain(..) {
+            actions.push(Action::outcome(token, Err(errors::NO_SPACE)));
         }
     }
 
     /// Publishes the batch, then lets its events and outcomes go.
     fn publish(&mut self, applied_before: Index, actions: &mut Vec<Action>) {
         if self.state.publish(actions) {
-            let applied = self.state.applied();
-            let keep =
-                if self.raft.raft.prs().conf().voters().ids().len() > 1 { RAFT_LOG_ENTRIES } else { 0 };
-            self.raft.mut_store().trim(applied, keep, RAFT_LOG_BYTES);
+            let keep = if self.alone { 0 } else { RAFT_LOG_ENTRIES };
+            self.raft.mut_store().trim(self.state.applied(), keep, RAFT_LOG_BYTES);
         }
         assert!(self.state.applied() >= applied_before, "the applied index never falls");
         self.publish_status();
-        if !self.announced && self.state.is_announced(self.options.member.id) && self.published.read_ready() {
-            self.announced = true;
+        if self.announced == Announced::Applied
+            && self.published.read_ready()
+            && self.state.cluster_version_word() != 0
+        {
+            self.announced = Announced::Ready;
             actions.push(Action::Ready);
         }
     }
@@ -417,55 +459,29 @@ impl Replica {
         self.published.set_file_bytes(self.state.store.file_bytes());
         self.published.set_alarms(self.state.alarm_mask());
         self.published.set_cluster_version(self.state.cluster_version_word());
-        let alone = raft.prs().conf().voters().ids().len() == 1;
         let leads = raft.state == StateRole::Leader;
-        self.published.set_read_ready(alone && leads && self.state.applied_term() == raft.term);
+        self.published.set_read_ready(self.alone && leads && self.state.applied_term() == raft.term);
     }
 
     fn submit_log(&mut self, actions: &mut Vec<Action>) {
         while let Some(write) = self.wal.submit() {
+            self.log_end = write.offset + write.len as u64;
+            assert!(self.log_end <= self.segment_bytes, "a write lies within its segment");
             actions.push(Action::WriteLog(write));
         }
-        if self.now >= self.segment_retry_at
-            && let Some(job) = self.wal.wants_segment()
-        {
-            actions.push(Action::PrepareSegment(job));
+        if self.wal.in_flight() > 0 || self.wal.unsubmitted_bytes() > 0 {
+            self.log_busy_at = self.now;
         }
-    }
-
-    fn start_barrier_round(&mut self) {
-        if self.barriers.arrived.is_empty() || self.published.read_ready() {
-            return;
-        }
-        self.barriers.next_round += 1;
-        let round = self.barriers.next_round;
-        let tokens = std::mem::take(&mut self.barriers.arrived);
-        self.barriers.rounds.push((round, tokens));
-        self.raft.read_index(round.to_be_bytes().to_vec());
     }
 
     fn pass_barriers(&mut self, actions: &mut Vec<Action>) {
         if self.published.read_ready() {
             // The root just published is the barrier for everybody who waits.
-            let rounds = self.barriers.rounds.drain(..).map(|(_, tokens)| tokens);
-            let confirmed = self.barriers.confirmed.drain(..).map(|(_, tokens)| tokens);
-            let waiting = rounds.chain(confirmed).flatten().chain(self.barriers.arrived.drain(..));
-            actions.extend(
-                waiting.map(|token| Action::Outcome(Outcome { token, result: Ok(Response::Barrier) })),
-            );
-            return;
+            self.barriers.pass_all(&mut self.passed);
+        } else {
+            self.barriers.pass(self.state.applied(), &mut self.passed);
         }
-        let applied = self.state.applied();
-        for (index, tokens) in &mut self.barriers.confirmed {
-            if *index <= applied {
-                actions.extend(
-                    tokens
-                        .drain(..)
-                        .map(|token| Action::Outcome(Outcome { token, result: Ok(Response::Barrier) })),
-                );
-            }
-        }
-        self.barriers.confirmed.retain(|(_, tokens)| !tokens.is_empty());
+        actions.extend(self.passed.drain(..).map(|token| Action::outcome(token, Ok(Response::Barrier))));
     }
 
     fn tick(&mut self, now: Millis, actions: &mut Vec<Action>) {
@@ -483,30 +499,50 @@ impl Replica {
                 self.raft.tick();
             }
         }
-        if self.wal.unsubmitted_bytes() == 0 && self.wal.in_flight() == 0 {
-            // Idle: say on disk that the last batch is durable, so that damage to it is never taken for a torn write.
+        self.barriers.retry(now);
+        if now >= self.log_busy_at + AFFIRM_AFTER_MS
+            && self.wal.unsubmitted_bytes() == 0
+            && self.wal.in_flight() == 0
+        {
+            // Idle: damage to the last batch is never taken for a torn write any more.
             self.wal.affirm();
         }
-        if !self.is_leader() {
+        if !self.is_leader() || self.stopping {
             return;
         }
-        self.revoke_expired(actions);
+        for id in self.state.expired_leases(now) {
+            self.revoke_expired(id, actions);
+        }
         if let Some(revision) = self.compactor.tick(now, self.state.revision()) {
-            self.propose_own(pb::InternalRaftRequest {
-                compaction: Some(pb::CompactionRequest { revision, physical: false }),
-                ..Default::default()
-            });
+            let request = Request::Compaction(pb::CompactionRequest { revision, physical: false });
+            self.propose(Proposal { token: None, request }, actions);
         }
     }
 
-    fn revoke_expired(&mut self, actions: &mut Vec<Action>) {
-        for id in self.state.expired_leases(self.now) {
-            actions.push(Action::Note(Note::LeaseExpired { id }));
-            self.propose_own(pb::InternalRaftRequest {
-                lease_revoke: Some(pb::LeaseRevokeRequest { id }),
-                ..Default::default()
-            });
+    fn start_checkpoint(&mut self, actions: &mut Vec<Action>) {
+        let store = &self.state.store;
+        let last = self.stopping && self.waiting.is_empty();
+        store.set_checkpoint_bandwidth(self.checkpoints.bandwidth(store, &self.wal, self.stopping));
+        let standing = Standing {
+            now: self.now,
+            store,
+            log: &self.wal,
+            wanted: self.state.compaction_wants_checkpoint(),
+            log_full: self.shortage.segment,
+            stopping: last && !self.stopped,
+        };
+        if !self.checkpoints.due(&standing) {
+            return;
         }
+        assert!(
+            self.state.applied() <= self.wal.durable().index,
+            "a checkpoint never passes the log (law 2)"
+        );
+        let dirty_bytes = store.dirty_bytes();
+        let job = self.state.store.cut().expect("none is running");
+        actions.push(Action::Note(Note::CheckpointStarted { dirty_bytes }));
+        self.checkpoints.started(self.now, job.bytes());
+        actions.push(Action::Checkpoint(job));
     }
 
     fn checkpointed(&mut self, done: tree::CheckpointDone, actions: &mut Vec<Action>) {
@@ -517,6 +553,7 @@ impl Replica {
         self.wal.append(wal::Record::Checkpoint { index, term });
         self.wal.release_to(index);
         actions.push(Action::Note(Note::CheckpointFinished { index }));
+        self.state.settle_physical(actions);
         self.drop_cold(actions);
     }
 
@@ -526,17 +563,25 @@ impl Replica {
             actions.push(Action::DropCold(job));
         }
     }
-}
 
-impl Barriers {
-    fn confirm(&mut self, context: &[u8], index: Index) {
-        let Ok(round) = context.try_into().map(u64::from_be_bytes) else { return };
-        if let Some(position) = self.rounds.iter().position(|(number, _)| *number == round) {
-            // Rounds are confirmed in order: an older one that was lost is covered by this.
-            for (_, tokens) in self.rounds.drain(..=position) {
-                self.confirmed.push((index, tokens));
-            }
+    /// Ends when the last proposals are applied and in a checkpoint, and the log says so. Whoever waits for something
+    /// else is told.
+    fn stop(&mut self, actions: &mut Vec<Action>) {
+        let log_idle = self.wal.in_flight() == 0 && self.wal.unsubmitted_bytes() == 0;
+        if self.stopped || !self.waiting.is_empty() || self.checkpoints.running() || !log_idle {
+            return;
         }
+        self.stopped = true;
+        self.barriers.pass_all(&mut self.passed);
+        let tokens = self.passed.drain(..).chain(self.over_quota.drain(..));
+        actions.extend(tokens.map(|token| Action::outcome(token, Err(errors::STOPPED))));
+        for token in self.state.drain_waiters() {
+            actions.push(Action::outcome(token, Err(errors::STOPPED)));
+        }
+        for token in self.state.drain_physical() {
+            actions.push(Action::outcome(token, Err(errors::STOPPED)));
+        }
+        actions.push(Action::Stopped);
     }
 }
 

@@ -13,9 +13,9 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 use raft::{Config, RawNode};
 
 use crate::cluster::{self, Member};
-use crate::machine::{Options, Replica};
+use crate::machine::{Options, Parts, Replica};
 use crate::published::Published;
-use crate::state::State;
+use crate::state::{State, version_word};
 use crate::storage::Log;
 
 /// Where the data file and the log stand in the data directory.
@@ -52,6 +52,22 @@ pub enum OpenError {
         applied: Index,
         first: Index,
     },
+    /// The same: the store is ahead of its log.
+    LogBehind {
+        applied: Index,
+        last: Index,
+    },
+    /// The same: they disagree about an entry.
+    Foreign {
+        index: Index,
+        store_term: Term,
+        log_term: Term,
+    },
+    /// The cluster runs a newer version than this one.
+    Newer {
+        cluster: String,
+        own: String,
+    },
     Io(std::io::Error),
     Raft(String),
 }
@@ -65,6 +81,22 @@ impl std::fmt::Display for OpenError {
                 f,
                 "the store has applied entries up to {applied}, but the log begins at {first}: a part of the log is \
                  missing; restore the data directory from a backup, or remove this member and add it again"
+            ),
+            OpenError::LogBehind { applied, last } => write!(
+                f,
+                "the store has applied entries up to {applied}, but the log ends at {last}: a part of the log is \
+                 missing, and with it this member's vote; restore the data directory from a backup, or remove this \
+                 member and add it again"
+            ),
+            OpenError::Foreign { index, store_term, log_term } => write!(
+                f,
+                "entry {index} is of term {store_term} in the store and of term {log_term} in the log: they are not \
+                 of one member; restore the data directory from a backup, or remove this member and add it again"
+            ),
+            OpenError::Newer { cluster, own } => write!(
+                f,
+                "the cluster has version {cluster}, which is newer than {own} of this program: start that version, or \
+                 downgrade the cluster first"
             ),
             OpenError::Io(error) => write!(f, "cannot prepare the data directory: {error}"),
             OpenError::Raft(error) => write!(f, "raft refuses the recovered state: {error}"),
@@ -80,7 +112,9 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
         tree::Store::open(&*files, DATA_FILE, &mvcc::trees::SPECS, start.tree).map_err(OpenError::Store)?;
     let (mut wal, recovered) = wal::Wal::recover(files, LOG_DIR, start.wal).map_err(OpenError::Log)?;
     let (applied, applied_term) = mvcc::stamp::applied(store.stamp());
-    let founded = applied == 0 && recovered.entries.is_empty();
+    let founded = applied == 0 && recovered.last.0 == 0;
+    check_together(&recovered, (applied, applied_term))?;
+    check_version(&store, &start.options.cluster_version)?;
 
     let mut entries: Vec<Entry> = recovered
         .entries
@@ -88,11 +122,6 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
         .filter(|entry| entry.index > applied)
         .map(|entry| raft_entry(entry.term, entry.index, entry.kind, entry.data))
         .collect();
-    if let Some(first) = entries.first()
-        && first.index != applied + 1
-    {
-        return Err(OpenError::Gap { applied, first: first.index });
-    }
     let mut hard_state = HardState {
         term: recovered.hard_state.term,
         vote: recovered.hard_state.vote,
@@ -103,9 +132,7 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
         let entry = founding_entry(&start.options.member);
         hard_state.term = entry.term;
         hard_state.commit = entry.index;
-        wal.append(wal::Record::Entry { term: entry.term, index: entry.index, kind: 1, data: &entry.data });
-        let hard_state = wal::HardState { term: entry.term, vote: 0, commit: entry.index };
-        wal.append(wal::Record::HardState(hard_state));
+        found(&mut wal, &entry).map_err(OpenError::Io)?;
         entries.push(entry);
     }
     let last = entries.last().map_or((applied, applied_term), |entry| (entry.index, entry.term));
@@ -143,18 +170,63 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
         pre_vote: true,
         ..Config::default()
     };
-    let alone = conf_state.voters == [identity.0];
     let log = Log::new(hard_state, conf_state, (applied, applied_term), entries);
     let logger = slog::Logger::root(slog::Discard, slog::o!());
-    let mut raft = RawNode::new(&config, log, &logger).map_err(|e| OpenError::Raft(e.to_string()))?;
-    if alone {
-        // Nobody else can win: no reason to wait for an election timeout.
-        raft.campaign().map_err(|e| OpenError::Raft(e.to_string()))?;
-    }
+    let raft = RawNode::new(&config, log, &logger).map_err(|e| OpenError::Raft(e.to_string()))?;
     let min_ttl_s = lease::min_ttl_s(options.election_ms / options.heartbeat_ms, options.heartbeat_ms);
     let lease_options = lease::Options { min_ttl_s, checkpoint_interval_s: None };
     let state = State::load(store, published.clone(), lease_options, identity);
-    Ok((Replica::assemble(raft, wal, state, published, options, start.boot), report))
+    let segment_bytes = start.wal.segment_bytes;
+    let first_id = first_id(options.member.id, start.boot);
+    let parts = Parts { raft, wal, segment_bytes, state, published, options, first_id };
+    Ok((Replica::assemble(parts), report))
+}
+
+/// Ids of requests and leases: two bytes of the member as in etcd, the rest at random and counted up from there. Two
+/// starts would have to meet within the requests of one.
+fn first_id(member: MemberId, boot: u64) -> u64 {
+    (member & 0xffff) << 48 | (base::Random::new(boot).next_u64() & 0x7fff_ffff_ffff) | 1
+}
+
+/// The log reaches from the store's entry on, and they agree about it.
+fn check_together(recovered: &wal::Recovered, applied: (Index, Term)) -> Result<(), OpenError> {
+    let (index, store_term) = applied;
+    let last = recovered.last.0;
+    if last < index {
+        return Err(OpenError::LogBehind { applied: index, last });
+    }
+    let first = recovered.entries.first().map_or(last + 1, |entry| entry.index);
+    if first > index + 1 {
+        return Err(OpenError::Gap { applied: index, first });
+    }
+    match recovered.entries.iter().find(|entry| entry.index == index) {
+        Some(entry) if entry.term != store_term => {
+            Err(OpenError::Foreign { index, store_term, log_term: entry.term })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_version(store: &tree::Store, own: &str) -> Result<(), OpenError> {
+    let stored = store.view().get(mvcc::trees::META, bbolt::schema::cluster::VERSION);
+    let Some(cluster) = stored.and_then(|stored| std::str::from_utf8(stored).ok()) else { return Ok(()) };
+    if version_word(cluster) > version_word(own) {
+        return Err(OpenError::Newer { cluster: cluster.to_owned(), own: own.to_owned() });
+    }
+    Ok(())
+}
+
+/// Writes the founding entry. It is durable before raft hears of it: what raft finds in its log counts as durable.
+fn found(wal: &mut wal::Wal, entry: &Entry) -> std::io::Result<()> {
+    wal.append(wal::Record::Entry { term: entry.term, index: entry.index, kind: 1, data: &entry.data });
+    let hard_state = wal::HardState { term: entry.term, vote: 0, commit: entry.index };
+    wal.append(wal::Record::HardState(hard_state));
+    while let Some(write) = wal.submit() {
+        write.perform()?;
+        wal.written(write.seq, write.buf);
+    }
+    assert_eq!(wal.durable().index, entry.index, "the founding entry fits a fresh log");
+    Ok(())
 }
 
 /// etcd's log begins with the configuration change that adds its founder, in term 1.

@@ -3,7 +3,7 @@
 //! Everything durable stands in the store's trees; what is kept in memory beside them (alarms, the lease schedule)
 //! is rebuilt from them at start.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base::{CallToken, Index, LeaseId, MemberId, Millis, Term};
@@ -15,12 +15,15 @@ use proto::etcdserverpb as pb;
 use proto::leasepb;
 use raft::eraftpb::ConfState;
 
-use crate::event::{Action, Note, Outcome, Response};
+use crate::event::{Action, Note, Response};
 use crate::published::Published;
 
 /// Names in the META tree that are not etcd's own.
 const MEMBER_ID: &[u8] = b"mainstay.memberId";
 const CLUSTER_ID: &[u8] = b"mainstay.clusterId";
+/// One step of a defragmentation copies at most this, bytes: the paths to the leaves that it looks at, and what it
+/// moves.
+const DEFRAGMENT_STEP_ROOM_BYTES: u64 = 4 << 20;
 
 pub struct State {
     pub store: tree::Store,
@@ -28,15 +31,23 @@ pub struct State {
     pub(crate) lessor: Lessor,
     /// (kind, member): what the ALARMS tree holds.
     pub(crate) alarms: BTreeSet<(i32, MemberId)>,
-    /// Alarms proposed and not yet applied.
-    pub alarm_in_flight: HashSet<i32>,
-    /// Renewals of leases that expired and are not revoked yet.
-    waiting_renewals: Vec<(CallToken, LeaseId)>,
+    /// `major << 16 | minor` of the cluster's version, 0 while undecided.
+    cluster_version_word: u64,
+    renewals: Vec<WaitingRenewal>,
     pub(crate) compactions: crate::compaction::Compactions,
     pub(crate) work: mvcc::Work,
     defragments: Vec<CallToken>,
     /// Changed since the last publication.
     pub(crate) dirty: bool,
+}
+
+/// A renewal that cannot be answered yet: the lease expired and is not revoked, or this member leads and has not
+/// applied what the leaders before it left.
+struct WaitingRenewal {
+    token: CallToken,
+    id: LeaseId,
+    /// The newest revision when it arrived: what its header says.
+    revision: i64,
 }
 
 impl State {
@@ -53,18 +64,20 @@ impl State {
         }
         let stored = stored_leases(store.view());
         let alarms = stored_alarms(store.view());
-        State {
+        let mut state = State {
             store,
             published,
             lessor: Lessor::recover(lease_options, stored),
             alarms,
-            alarm_in_flight: HashSet::new(),
-            waiting_renewals: Vec::new(),
+            cluster_version_word: 0,
+            renewals: Vec::new(),
             compactions: Default::default(),
             work: mvcc::Work::default(),
             defragments: Vec::new(),
             dirty: false,
-        }
+        };
+        state.cluster_version_word = state.cluster_version().map_or(0, version_word);
+        state
     }
 
     pub fn load_identity(store: &tree::Store) -> Option<(MemberId, MemberId)> {
@@ -129,15 +142,6 @@ impl State {
         true
     }
 
-    pub fn answer(&mut self, token: CallToken, result: Result<Response, Error>, actions: &mut Vec<Action>) {
-        if let Ok(Response::Compact(_)) = &result
-            && self.compactions.wait_if_physical(token)
-        {
-            return;
-        }
-        actions.push(Action::Outcome(Outcome { token, result }));
-    }
-
     // --- members ---
 
     /// What the `raft` crate must be told of a change, after the members tree was updated.
@@ -170,17 +174,12 @@ impl State {
         schema::parse_member(stored).ok()
     }
 
-    pub fn set_attributes(&mut self, request: proto::membershippb::ClusterMemberAttrSetRequest) {
+    pub fn set_attributes(&mut self, request: &proto::membershippb::ClusterMemberAttrSetRequest) {
         let Some(mut member) = self.member(request.member_id) else { return };
-        let attributes = request.member_attributes.unwrap_or_default();
+        let attributes = request.member_attributes.clone().unwrap_or_default();
         member.name = attributes.name;
         member.client_urls = attributes.client_urls;
         self.put_member(&member);
-    }
-
-    /// Whether the cluster knows this member's name: then it may say that it serves.
-    pub fn is_announced(&self, id: MemberId) -> bool {
-        self.member(id).is_some_and(|member| !member.name.is_empty()) && self.cluster_version().is_some()
     }
 
     pub fn cluster_version(&self) -> Option<&str> {
@@ -188,30 +187,31 @@ impl State {
         std::str::from_utf8(stored).ok()
     }
 
-    /// `major << 16 | minor`, 0 while undecided.
     pub fn cluster_version_word(&self) -> u64 {
-        let Some(version) = self.cluster_version() else { return 0 };
-        let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
-        parts.next().unwrap_or(0) << 16 | parts.next().unwrap_or(0)
+        self.cluster_version_word
     }
 
     pub fn set_cluster_version(&mut self, version: &str, actions: &mut Vec<Action>) {
         self.store.insert(trees::META, schema::cluster::VERSION, version.as_bytes());
+        self.cluster_version_word = version_word(version);
         self.dirty = true;
         actions.push(Action::Note(Note::ClusterVersion { version: version.to_owned() }));
     }
 
     // --- alarms ---
 
-    /// One bit for each kind of alarm that any member has raised.
+    /// One bit for each kind of alarm that any member has raised. A client may have raised kinds that mean nothing.
     pub fn alarm_mask(&self) -> u8 {
-        self.alarms.iter().fold(0, |mask, (kind, _)| mask | 1 << kind)
+        let known = self.alarms.iter().filter_map(|&(kind, _)| pb::AlarmType::try_from(kind).ok());
+        known.fold(0, |mask, kind| mask | 1 << kind as u8)
     }
 
     pub fn has_alarm(&self, kind: pb::AlarmType) -> bool {
         self.alarms.iter().any(|(alarm, _)| *alarm == kind as i32)
     }
 
+    /// etcd's rules: raising what is up answers it again, lowering what is not answers nothing, and so does an
+    /// action that is neither (which etcd does not survive).
     pub fn apply_alarm(
         &mut self,
         request: &pb::AlarmRequest,
@@ -230,7 +230,6 @@ impl State {
                     found.map(|&(alarm, member_id)| pb::AlarmMember { member_id, alarm }).collect();
             }
             Ok(AlarmAction::Activate) if request.alarm != pb::AlarmType::None as i32 => {
-                self.alarm_in_flight.remove(&request.alarm);
                 if self.alarms.insert(alarm) {
                     self.store.insert(trees::ALARMS, &schema::alarm_key(&member), &[]);
                     self.dirty = true;
@@ -254,8 +253,24 @@ impl State {
 
     // --- leases ---
 
-    pub fn promote_leases(&mut self, now: Millis, extend_ms: Millis) {
+    pub fn promote_leases(&mut self, now: Millis, extend_ms: Millis, actions: &mut Vec<Action>) {
         self.lessor.promote(now, extend_ms);
+        for waiting in std::mem::take(&mut self.renewals) {
+            self.renew(waiting, now, actions);
+        }
+    }
+
+    /// This member leads no longer: whoever waits for a renewal asks the new leader.
+    pub fn demote_leases(&mut self, actions: &mut Vec<Action>) {
+        self.lessor.demote();
+        for waiting in self.renewals.drain(..) {
+            actions.push(Action::outcome(waiting.token, Err(errors::NO_LEADER)));
+        }
+    }
+
+    /// Everybody who waits for a lease or for the end of a defragmentation.
+    pub fn drain_waiters(&mut self) -> impl Iterator<Item = CallToken> + '_ {
+        self.renewals.drain(..).map(|waiting| waiting.token).chain(self.defragments.drain(..))
     }
 
     pub fn apply_grant(&mut self, request: &pb::LeaseGrantRequest, now: Millis) -> Result<Response, Error> {
@@ -279,48 +294,59 @@ impl State {
     pub fn forget_lease(&mut self, id: LeaseId, actions: &mut Vec<Action>) {
         self.store.remove(trees::LEASES, &schema::lease_key(id));
         self.dirty = true;
-        let revision = self.revision();
-        self.waiting_renewals.retain(|&(token, waits_for)| {
-            if waits_for == id {
-                let result = Ok(Response::LeaseRenewed { id, ttl_s: None, revision });
-                actions.push(Action::Outcome(Outcome { token, result }));
+        self.renewals.retain(|waiting| {
+            if waiting.id == id {
+                let answer = Response::LeaseRenewed { id, ttl_s: None, revision: waiting.revision };
+                actions.push(Action::outcome(waiting.token, Ok(answer)));
             }
-            waits_for != id
+            waiting.id != id
         });
     }
 
-    pub fn apply_lease_checkpoint(&mut self, checkpoint: &pb::LeaseCheckpoint, now: Millis) {
-        if self.lessor.checkpoint(checkpoint.id, checkpoint.remaining_ttl, now)
-            && let Some(lease) = self.lessor.get(checkpoint.id)
-        {
+    /// False when the lease is gone.
+    pub fn apply_lease_checkpoint(&mut self, checkpoint: &pb::LeaseCheckpoint, now: Millis) -> bool {
+        let known = self.lessor.checkpoint(checkpoint.id, checkpoint.remaining_ttl, now);
+        if let Some(lease) = self.lessor.get(checkpoint.id) {
             let stored =
                 leasepb::Lease { id: lease.id, ttl: lease.ttl_s, remaining_ttl: lease.remaining_ttl_s };
             self.store.insert(trees::LEASES, &schema::lease_key(lease.id), &schema::lease_value(&stored));
             self.dirty = true;
         }
+        known
     }
 
-    /// `None`: the answer comes when the expired lease is revoked.
+    /// Answers at once or when the lease's fate is known. `leads`: this member is the leader, even if it has yet to
+    /// apply its term's first entry.
     pub fn lease_renew(
         &mut self,
         token: CallToken,
         id: LeaseId,
+        leads: bool,
         now: Millis,
-    ) -> Option<Result<Response, Error>> {
-        let revision = self.revision();
-        match self.lessor.renew(id, now) {
-            Renewal::Renewed { ttl_s } => {
-                Some(Ok(Response::LeaseRenewed { id, ttl_s: Some(ttl_s), revision }))
-            }
-            Renewal::NotFound => Some(Ok(Response::LeaseRenewed { id, ttl_s: None, revision })),
-            Renewal::NotPrimary => Some(Err(errors::NO_LEADER)),
-            Renewal::Expired => {
-                self.waiting_renewals.push((token, id));
-                None
-            }
-            // With checkpoints off there is nothing to take back.
-            Renewal::ClearCheckpoint => Some(Err(errors::TIMEOUT)),
+        actions: &mut Vec<Action>,
+    ) {
+        let waiting = WaitingRenewal { token, id, revision: self.revision() };
+        if leads && !self.lessor.is_primary() {
+            self.renewals.push(waiting);
+        } else {
+            self.renew(waiting, now, actions);
         }
+    }
+
+    fn renew(&mut self, waiting: WaitingRenewal, now: Millis, actions: &mut Vec<Action>) {
+        let WaitingRenewal { token, id, revision } = waiting;
+        let answer = |ttl_s| Ok(Response::LeaseRenewed { id, ttl_s, revision });
+        let result = match self.lessor.renew(id, now) {
+            Renewal::Renewed { ttl_s } => answer(Some(ttl_s)),
+            Renewal::NotFound => answer(None),
+            Renewal::NotPrimary => Err(errors::NO_LEADER),
+            Renewal::Expired => {
+                self.renewals.push(waiting);
+                return;
+            }
+            Renewal::ClearCheckpoint => panic!("checkpoints of leases are switched off"),
+        };
+        actions.push(Action::outcome(token, result));
     }
 
     pub fn lease_time_to_live(&self, id: LeaseId, keys: bool, now: Millis) -> Result<Response, Error> {
@@ -362,29 +388,25 @@ impl State {
         self.defragments.push(token);
     }
 
+    pub fn is_defragmenting(&self) -> bool {
+        !self.defragments.is_empty()
+    }
+
+    /// Page space that a step of a defragmentation may take, bytes.
+    pub fn defragment_room(&self) -> u64 {
+        DEFRAGMENT_STEP_ROOM_BYTES.min(self.store.used_bytes())
+    }
+
     /// One bounded step; answers when there is nothing left to move.
     pub fn defragment_step(&mut self, actions: &mut Vec<Action>) {
-        if self.defragments.is_empty() {
-            return;
-        }
+        assert!(self.is_defragmenting(), "asked before");
         if self.store.shrink_step() {
             self.dirty = true;
             return;
         }
         for token in self.defragments.drain(..) {
-            actions.push(Action::Outcome(Outcome { token, result: Ok(Response::Defragmented) }));
+            actions.push(Action::outcome(token, Ok(Response::Defragmented)));
         }
-    }
-
-    /// Bounded work that no entry asks for.
-    pub fn background_step(&mut self, actions: &mut Vec<Action>) {
-        self.compaction_step(actions);
-        self.defragment_step(actions);
-    }
-
-    /// Whether [`State::background_step`] would do something.
-    pub fn has_background_work(&self) -> bool {
-        self.compaction_runnable() || !self.defragments.is_empty()
     }
 
     pub fn expired_leases(&mut self, now: Millis) -> Vec<LeaseId> {
@@ -392,6 +414,12 @@ impl State {
         self.lessor.scan(now, &mut expired);
         expired
     }
+}
+
+/// `major << 16 | minor`.
+pub(crate) fn version_word(version: &str) -> u64 {
+    let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+    parts.next().unwrap_or(0) << 16 | parts.next().unwrap_or(0)
 }
 
 fn stored_leases(view: tree::View<'_>) -> Vec<lease::Lease> {

@@ -49,7 +49,7 @@ impl Log {
     }
 
     /// Entries at or above the first new one are superseded.
-    pub fn append(&mut self, entries: &[Entry]) {
+    pub fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
         assert!(first.index > self.floor.0, "an applied entry is never superseded");
         assert!(first.index <= self.last() + 1, "the log has no gap");
@@ -59,7 +59,7 @@ impl Log {
             }
         }
         self.bytes += entries.iter().map(|e| e.data.len()).sum::<usize>();
-        self.entries.extend(entries.iter().cloned());
+        self.entries.extend(entries);
     }
 
     /// Forgets applied entries beyond what `keep` entries and `keep_bytes` allow.
@@ -155,7 +155,7 @@ mod tests {
     fn a_later_term_supersedes_and_trimming_keeps_what_is_not_applied() {
         let mut log =
             Log::new(HardState::default(), ConfState::default(), (4, 1), vec![entry(5, 1), entry(6, 1)]);
-        log.append(&[entry(6, 2), entry(7, 2)]);
+        log.append(vec![entry(6, 2), entry(7, 2)]);
         assert_eq!(log.last(), 7);
         assert_eq!(log.term(6).unwrap(), 2);
         assert_eq!(log.term(4).unwrap(), 1);

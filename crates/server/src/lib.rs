@@ -5,7 +5,7 @@ pub mod core;
 pub mod limits_check;
 mod listen;
 pub mod log;
-// pub mod metrics;
+pub mod metrics;
 pub mod notify;
 mod signals;
 mod start;

@@ -17,15 +17,15 @@ use disk::probe::SyncForm;
 
 use crate::config::{AutoCompaction, Config, Scheme};
 use crate::core::doorbell::Doorbell;
-use crate::core::logcore::{Hooks, LogCore, ShardLink};
+use crate::core::logcore::{Hooks, LogCore, Means, ShardLink};
 use crate::core::mailbox::Mailbox;
-use crate::core::meter::CoreMeter;
 use crate::core::pool::Pool;
 use crate::core::run::{Clock, Core, spawn};
 use crate::core::shard::{Environment, Mail, Parts, ShardCore};
 use crate::core::spool;
 use crate::limits_check::{self, Layout};
 use crate::log::{Level, emit};
+use crate::metrics::Registry;
 use crate::status::Status;
 use crate::{listen, notify, signals};
 
@@ -62,16 +62,14 @@ pub fn run(config: Config) -> Result<(), String> {
     let layout = limits_check::layout(limits_check::cores(), config.shards);
     let (pool, pool_threads) =
         Pool::start(POOL_THREADS).map_err(|error| format!("cannot start helper threads: {error}"))?;
-    let core_meter = Arc::new(CoreMeter::default());
-    let meters: Vec<Arc<api::Meter>> = (0..layout.shards).map(|_| Arc::default()).collect();
+    let registry = Arc::new(Registry::new(&config, layout.shards));
     let published = replica.published().clone();
     let readers = replica.readers();
     let status = Arc::new(Status::new(
         published.clone(),
         readers.register(),
         config.reported_version.clone(),
-        core_meter.clone(),
-        meters.clone(),
+        registry.clone(),
         Duration::from_millis(config.request_timeout_ms()),
     ));
     let edge = edge::start(edge_options(&config)?, status.clone()).map_err(|error| error.to_string())?;
@@ -119,9 +117,11 @@ pub fn run(config: Config) -> Result<(), String> {
             .filter_map(|of_shards: &mut Vec<Option<OwnedFd>>| of_shards.get_mut(number)?.take())
             .collect();
         let api_config = api_config(&config, number, boot);
-        let (published, readers, meter) = (published.clone(), readers.clone(), meters[number].clone());
+        let (published, readers, meter) =
+            (published.clone(), readers.clone(), registry.shards[number].clone());
         let (peers, loads, environment) = (mail_senders.clone(), loads.clone(), environment.clone());
         let (limits, log_doorbell) = (limits.clone(), log_doorbell.clone());
+        let slow_request = config.warning_unary_request_duration;
         let make = move || {
             ShardCore::new(Parts {
                 shard: api::Shard::new(api_config, published, readers.register(), meter),
@@ -135,14 +135,21 @@ pub fn run(config: Config) -> Result<(), String> {
                 loads,
                 environment,
                 limits,
+                slow_request,
             })
         };
         make_shards.push((shard_doorbell, Box::new(make) as Box<dyn FnOnce() -> ShardCore + Send>));
     }
     let hooks = Hooks { ready: ready_hook(&config), stopped: raise(&stopped) };
     let make_log = {
-        let (pool, files, meter) = (pool.clone(), files.clone(), core_meter);
-        move || LogCore::new(replica, links, log_mailbox, pool, files, sync_form, hooks, meter)
+        let means = Means {
+            pool: pool.clone(),
+            files: files.clone(),
+            sync_form,
+            metrics: registry.core.clone(),
+            slow_apply: config.warning_apply_duration,
+        };
+        move || LogCore::new(replica, links, log_mailbox, means, hooks)
     };
     let cpus = limits_check::affinity_cores();
     let mut make_log = Some(Box::new(make_log) as Box<dyn FnOnce() -> LogCore + Send>);
@@ -315,6 +322,11 @@ fn api_config(config: &Config, number: usize, boot: u64) -> api::Config {
         max_request_bytes: config.max_request_bytes as usize,
         request_timeout_ms: config.request_timeout_ms(),
         progress_interval_ms: config.watch_progress_notify_interval.as_millis() as u64,
+        // At debug every call that is held beyond a turn has its line.
+        slow_request_us: match config.log.level {
+            Level::Debug => 0,
+            _ => config.warning_unary_request_duration.as_micros() as u64,
+        },
         seed: boot ^ number as u64,
     }
 }

@@ -7,15 +7,14 @@ use edge::{Alarm, Reply, State, Versions};
 use proto::etcdserverpb::AlarmType;
 use replica::Published;
 
-use crate::core::meter::CoreMeter;
+use crate::metrics::{Facts, Registry};
 
 pub struct Status {
     published: Arc<Published>,
     /// The edge's own pin slot; a lock, because a reader belongs to one thread at a time.
     reader: Mutex<tree::Reader>,
     version: String,
-    pub core: Arc<CoreMeter>,
-    pub shards: Vec<Arc<api::Meter>>,
+    registry: Arc<Registry>,
     /// Checks that wait for a leader, each with its deadline.
     waiting: Mutex<Vec<(Instant, Reply)>>,
     check_timeout: Duration,
@@ -26,16 +25,14 @@ impl Status {
         published: Arc<Published>,
         reader: tree::Reader,
         version: String,
-        core: Arc<CoreMeter>,
-        shards: Vec<Arc<api::Meter>>,
+        registry: Arc<Registry>,
         check_timeout: Duration,
     ) -> Status {
         Status {
             published,
             reader: Mutex::new(reader),
             version,
-            core,
-            shards,
+            registry,
             waiting: Mutex::default(),
             check_timeout,
         }
@@ -45,6 +42,35 @@ impl Status {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = reader.pin();
         read(snapshot.view())
+    }
+
+    fn facts(&self) -> Facts {
+        let published = &self.published;
+        let of_cluster = Facts {
+            member_id: published.member_id,
+            leader: published.leader(),
+            is_learner: published.is_learner(),
+            cluster_version: self.versions().cluster,
+            committed: published.committed(),
+            applied: published.applied(),
+            db_bytes: published.file_bytes(),
+            db_bytes_in_use: published.used_bytes(),
+            ..Facts::default()
+        };
+        self.with_view(|view| {
+            let stamp = view.stamp();
+            let auth = view.get(mvcc::trees::AUTH, bbolt::schema::auth::REVISION);
+            let alarms = api::alarms(view).into_iter();
+            Facts {
+                alarms: alarms.map(|alarm| (alarm.member_id, alarm.alarm().as_str_name().into())).collect(),
+                current_revision: mvcc::stamp::current(stamp),
+                compact_revision: mvcc::stamp::compacted(stamp),
+                keys: view.len(mvcc::trees::LIVE),
+                // etcd's first revision of users and roles, which it has before there are any.
+                auth_revision: auth.and_then(|value| bbolt::schema::parse_u64(value).ok()).unwrap_or(1),
+                ..of_cluster
+            }
+        })
     }
 
     /// Called every so often: answers checks whose barrier has passed or whose time is up.
@@ -107,7 +133,7 @@ impl State for Status {
     }
 
     fn render_metrics(&self) -> String {
-        String::new()
+        self.registry.render(&self.facts())
     }
 
     fn debug_vars(&self) -> Vec<(String, String)> {
@@ -122,11 +148,17 @@ impl State for Status {
         );
         vec![
             ("cmdline".into(), serde_json::to_string(&args).unwrap_or_default()),
+            ("file_descriptor_limit".into(), crate::metrics::max_fds().to_string()),
             ("raft.status".into(), status),
         ]
     }
 
-    fn health_answered(&self, _healthy: bool) {}
+    fn health_answered(&self, healthy: bool) {
+        let edge = &self.registry.edge;
+        if healthy { &edge.healthy } else { &edge.unhealthy }.inc();
+    }
 
-    fn check_answered(&self, _kind: &'static str, _name: &'static str, _ok: bool) {}
+    fn check_answered(&self, kind: &'static str, name: &'static str, ok: bool) {
+        self.registry.edge.check(kind, name, ok);
+    }
 }

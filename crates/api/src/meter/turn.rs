@@ -142,9 +142,14 @@ impl Turn {
             // gRPC's interceptors count an answer of every unary call, whatever it says.
             meter.messages_sent[rpc as usize].inc();
         }
-        match self.released.take() {
-            None => self.instant.push((rpc, code as u8)),
-            Some((token, held)) => self.held_finished(meter, rpc, code, token, held),
+        let released = self.released.take();
+        meter.defrags.add(-i64::from(rpc == Rpc::Defragment && released.is_some()));
+        match released {
+            Some((token, held)) if held.proposed || held.since_us != self.now_us => {
+                self.held_finished(meter, rpc, code, token, held);
+            }
+            // With the log core on the same thread, what it answers from memory is back within the turn.
+            _ => self.instant.push((rpc, code as u8)),
         }
     }
 
@@ -176,12 +181,7 @@ impl Turn {
             Rpc::Hash if ok => meter.hash.observe(took_ns),
             Rpc::HashKV if ok => meter.hash_rev.observe(took_ns),
             Rpc::Snapshot if ok => meter.snapshot_export.observe(took_ns),
-            Rpc::Defragment => {
-                meter.defrags.add(-1);
-                if ok {
-                    meter.defrag.observe(took_ns);
-                }
-            }
+            Rpc::Defragment if ok => meter.defrag.observe(took_ns),
             _ => {}
         }
         if rpc.shape() == Shape::Unary && took_us > self.slow_us && self.slow.len() < SLOW_MAX {
@@ -232,6 +232,7 @@ impl Turn {
                 }
                 // One that writes is never answered in the turn it came in, but for refusals.
                 Rpc::Txn if code == 0 => txns[ok] += 1,
+                Rpc::Defragment if code == 0 => meter.defrag.observe(share_ns),
                 _ => {}
             }
             if let Some(handling) = &meter.handling {
@@ -360,6 +361,23 @@ mod tests {
         turn.share(&meter, 4050);
         assert_eq!(meter.range_ok.read().1, 50_000);
         assert!(meter.handling(Rpc::Put).is_none());
+    }
+
+    #[test]
+    fn what_is_back_within_its_turn_shares_it() {
+        let meter = Meter::new(false);
+        let mut turn = Turn::new(0);
+        turn.begin(1000);
+        let held = turn.hold();
+        meter.defrags.add(1);
+        turn.release(&meter, TOKEN, held);
+        turn.finished(&meter, Rpc::Defragment, 0);
+        assert!(turn.slow.is_empty());
+        turn.share(&meter, 3000);
+        assert_eq!((meter.defrag.read().1, meter.defrags.get()), (2_000_000, 0));
+        // A call that was never held leaves the gauge alone.
+        turn.finished(&meter, Rpc::Defragment, 14);
+        assert_eq!(meter.defrags.get(), 0);
     }
 
     #[test]

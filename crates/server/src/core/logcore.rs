@@ -36,6 +36,10 @@ pub struct LogCore {
     on_ready: Option<Box<dyn FnOnce() + Send>>,
     on_stopped: Option<Box<dyn FnOnce() + Send>>,
     metrics: Arc<super::meter::CoreMeter>,
+    compactions: super::meter::Compactions,
+    /// Time that each entry of this turn took, nanoseconds.
+    share_ns: u64,
+    slow_apply: std::time::Duration,
 }
 
 /// A log write on its way.
@@ -93,16 +97,23 @@ pub struct Hooks {
     pub stopped: Box<dyn FnOnce() + Send>,
 }
 
+/// What the log core works with.
+pub struct Means {
+    pub pool: Pool,
+    pub files: Arc<dyn disk::Files>,
+    pub sync_form: SyncForm,
+    pub metrics: Arc<super::meter::CoreMeter>,
+    /// Turns that take longer are counted as slow.
+    pub slow_apply: std::time::Duration,
+}
+
 impl LogCore {
     pub fn new(
         replica: Replica,
         links: Vec<ShardLink>,
         mailbox: Mailbox<Event>,
-        pool: Pool,
-        files: Arc<dyn disk::Files>,
-        sync_form: SyncForm,
+        means: Means,
         hooks: Hooks,
-        metrics: Arc<super::meter::CoreMeter>,
     ) -> LogCore {
         assert!(!links.is_empty(), "a log core serves at least one shard");
         let mut inboxes = Vec::with_capacity(links.len());
@@ -117,28 +128,31 @@ impl LogCore {
             });
         }
         LogCore {
+            compactions: super::meter::Compactions::new(replica.readers().register()),
+            share_ns: 0,
+            slow_apply: means.slow_apply,
             replica,
             inboxes,
             outboxes,
             sender: mailbox.sender(),
             mailbox,
-            pool,
-            files,
+            pool: means.pool,
+            files: means.files,
             writes: slab::Slab::new(),
-            sync_form,
+            sync_form: means.sync_form,
             actions: Vec::new(),
             taken: Vec::new(),
             ticked_at: 0,
             on_ready: Some(hooks.ready),
             on_stopped: Some(hooks.stopped),
-            metrics,
+            metrics: means.metrics,
         }
     }
 
     pub fn has_work(&self) -> bool {
         self.replica.has_work()
             || !self.mailbox.is_empty()
-            || self.inboxes.iter().any(|inbox| !inbox.is_empty())
+            || (self.replica.has_credit() && self.inboxes.iter().any(|inbox| !inbox.is_empty()))
             || self.outboxes.iter().any(|outbox| !outbox.overflow.is_empty())
     }
 
@@ -181,16 +195,30 @@ impl LogCore {
         let mut taken = std::mem::take(&mut self.taken);
         self.mailbox.take(&mut taken);
         for event in taken.drain(..) {
+            if let Event::CompactionHashed(_) = event {
+                self.compactions.hashed();
+            }
             self.replica.handle(event, &mut self.actions);
         }
         self.taken = taken;
         for inbox in &self.inboxes {
             for _ in 0..EVENTS_PER_TURN {
+                // Law 11: without credit, requests wait in the rings and in the shards behind them.
+                if !self.replica.has_credit() {
+                    break;
+                }
                 let Some(event) = inbox.pop() else { break };
                 self.replica.handle(event, &mut self.actions);
             }
         }
+        let applied_before = self.replica.published().applied();
+        let started = self.replica.has_work().then(Instant::now);
         self.replica.turn(&mut self.actions);
+        if let Some(started) = started {
+            let (took, applied) = (started.elapsed(), self.replica.published().applied());
+            self.share_ns = self.metrics.turned(took, applied - applied_before, self.slow_apply);
+            self.compactions.turned(took, &self.metrics);
+        }
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             self.carry_out(action, ring);
@@ -232,7 +260,7 @@ impl LogCore {
                     let started = Instant::now();
                     match job.run() {
                         Ok(done) => {
-                            metrics.checkpoints.observe(started.elapsed());
+                            metrics.checkpoints.observe_duration(started.elapsed());
                             sender.send(Event::Checkpointed(done));
                         }
                         Err(error) => fatal(&format!(
@@ -243,6 +271,14 @@ impl LogCore {
                 });
             }
             Action::Populate(job) => self.pool.run(move || job.run()),
+            Action::Grow(job) => {
+                let sender = self.sender.clone();
+                self.pool.run(move || {
+                    if job.run().is_err() {
+                        sender.send(Event::GrowthRefused);
+                    }
+                });
+            }
             Action::DropCold(job) => {
                 let sender = self.sender.clone();
                 self.pool.run(move || match job.run() {
@@ -255,6 +291,7 @@ impl LogCore {
                 self.pool.run(move || sender.send(Event::CompactionHashed(job.run())));
             }
             Action::Outcome(outcome) => {
+                self.metrics.outcome(&outcome, self.share_ns);
                 let shard = usize::from(outcome.token.shard);
                 self.outboxes[shard].push(ToShard::Outcome(outcome));
             }
@@ -277,9 +314,8 @@ impl LogCore {
                 }
             }
             Action::Note(note) => {
-                if let Note::BecameLeader { .. } = note {
-                    self.metrics.leader_changes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                }
+                self.metrics.note(&note);
+                self.compactions.note(&note, &self.metrics);
                 log_note(&note);
             }
         }

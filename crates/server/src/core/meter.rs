@@ -293,6 +293,43 @@ mod tests {
     }
 
     #[test]
+    fn compactions_count_the_versions_that_they_removed() {
+        let options = tree::Options { chunk_bytes: 1 << 20, max_chunks: 1 << 12, reserve_bytes: 1 << 16 };
+        let specs = &mvcc::trees::SPECS;
+        let mut store = tree::Store::open(&disk::SimFiles::new(), "data", specs, options).expect("it is new");
+        assert!(mvcc::stamp::initialise(&mut store));
+        let mut work = mvcc::Work::default();
+        let mut put = |store: &mut tree::Store, key: &[u8]| {
+            let put = pb::PutRequest { key: key.into(), value: b"v".into(), ..Default::default() };
+            mvcc::Apply::new(store, &mut work).put(&put).expect("no lease is named");
+            let _ = work.events.take();
+            store.publish();
+        };
+        // Revisions 2 to 6: four versions of a, one of b.
+        [b"a", b"a", b"b", b"a", b"a"].into_iter().for_each(|key| put(&mut store, key));
+        let meter = CoreMeter::default();
+        let mut compactions = Compactions::new(store.readers().register());
+        let request = pb::CompactionRequest { revision: 5, physical: false };
+        mvcc::Apply::new(&mut store, &mut mvcc::Work::default())
+            .compact(&request)
+            .expect("it can be compacted");
+        store.publish();
+        compactions.note(&Note::CompactionScheduled { revision: 5 }, &meter);
+        // What comes meanwhile does not count.
+        put(&mut store, b"c");
+        compactions.hashed();
+        while mvcc::Apply::new(&mut store, &mut mvcc::Work::default()).compaction_step(1) {}
+        store.publish();
+        compactions.turned(Duration::from_millis(1), &meter);
+        compactions.note(&Note::CompactionFinished { revision: 5 }, &meter);
+        compactions.turned(Duration::from_millis(1), &meter);
+        // The version of revision 5 is what a read at 5 finds: 2 and 3 went.
+        assert_eq!(meter.compaction_keys.get(), 2);
+        assert_eq!((meter.compaction_total.count(), meter.compaction_step.count()), (1, 1));
+        assert!(meter.compaction_last.get() > 0);
+    }
+
+    #[test]
     fn failures_and_reads_are_no_applies() {
         let meter = CoreMeter::default();
         meter.outcome(&Outcome { token: TOKEN, result: Err(proto::errors::NO_LEADER) }, 1);

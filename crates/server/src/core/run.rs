@@ -43,7 +43,17 @@ impl Clock {
 
     /// Never 0, so that 0 can mean "not yet".
     pub fn now(&self) -> Millis {
-        self.start.elapsed().as_millis() as u64 + 1
+        Clock::millis(self.now_us())
+    }
+
+    /// Microseconds since the start.
+    pub fn now_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
+    /// The same moment as [`Clock::now`] tells it.
+    pub fn millis(us: u64) -> Millis {
+        us / 1000 + 1
     }
 }
 
@@ -78,7 +88,11 @@ fn turn_until_stopped(
     }
     let mut completions: Vec<Completion> = Vec::with_capacity(1024);
     while !stop.load(Ordering::Relaxed) {
-        let now = clock.now();
+        let now_us = clock.now_us();
+        let now = Clock::millis(now_us);
+        if let Some(shard) = &mut shard {
+            shard.begin_turn(now_us);
+        }
         ring.completions(&mut completions);
         // Log completions first: they decide what can be answered.
         if let Some(log) = &mut log {
@@ -107,12 +121,14 @@ fn turn_until_stopped(
         // Requests decoded above go to the log core before it turns, and its outcomes back before the shard flushes.
         if let Some(shard) = &mut shard {
             shard.hand_over();
+            shard.share_time(clock);
         }
         if let Some(log) = &mut log {
             log.turn(&mut ring, now);
         }
         if let Some(shard) = &mut shard {
             shard.turn(&mut ring, now);
+            shard.share_time(clock);
         }
         doorbell.announce_sleep();
         let busy =

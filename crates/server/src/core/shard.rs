@@ -20,6 +20,7 @@ use replica::{Event, Outcome};
 use super::doorbell::Doorbell;
 use super::mailbox::{Mailbox, Sender};
 use super::pool::Pool;
+use super::run::Clock;
 use super::spool;
 use super::uring::{Completion, Ring, Tag, epoch_after};
 
@@ -65,6 +66,7 @@ pub struct ShardCore {
     taken: Vec<Mail>,
     streams: Vec<u32>,
     draining: bool,
+    slow_request: std::time::Duration,
 }
 
 /// What all shards share.
@@ -91,6 +93,8 @@ pub struct Parts {
     pub loads: Arc<Vec<AtomicUsize>>,
     pub environment: Arc<Environment>,
     pub limits: Arc<net::Limits>,
+    /// Unary calls that take longer are logged as warnings.
+    pub slow_request: std::time::Duration,
 }
 
 struct Slots {
@@ -126,6 +130,7 @@ struct Connection {
 
 struct Socket {
     fd: OwnedFd,
+    /// Since they were last counted.
     sent_bytes: u64,
 }
 
@@ -204,6 +209,24 @@ impl ShardCore {
             taken: Vec::new(),
             streams: Vec::new(),
             draining: false,
+            slow_request: parts.slow_request,
+        }
+    }
+
+    pub fn begin_turn(&mut self, now_us: u64) {
+        self.shard.begin_turn(now_us);
+    }
+
+    /// Gives what was done its share of the time; reads the clock only when there is something.
+    pub fn share_time(&mut self, clock: Clock) {
+        if self.shard.has_unmeasured_work() {
+            self.shard.share_time(clock.now_us());
+        }
+        for slow in self.shard.slow_calls() {
+            let id = api::connection_of(slow.token);
+            let connection = self.slots.get(id.slot, id.epoch).and_then(|slot| slot.connection.as_ref());
+            let remote = connection.map_or(String::new(), |connection| remote_of(&connection.socket.fd));
+            crate::metrics::slow::log(&slow, &remote, self.slow_request);
         }
     }
 
@@ -425,6 +448,7 @@ impl ShardCore {
         if completion.result > 0 {
             let buffer = completion.buffer.expect("received bytes stand in a provided buffer");
             let bytes = ring.received(buffer, completion.result as usize);
+            self.shard.meter().received_bytes.add(bytes.len() as u64);
             if !connection.dead && !connection.closing {
                 match &mut connection.http2 {
                     Some(http2) => {
@@ -579,6 +603,7 @@ impl ShardCore {
                 break;
             }
         }
+        self.shard.meter().sent_bytes.add(std::mem::take(&mut connection.socket.sent_bytes));
         let flushed = http2.output().is_empty();
         if connection.blocked && !entry.armed_writable && !connection.dead {
             ring.writable(slot, entry.epoch, connection.socket.fd.as_raw_fd());
@@ -595,6 +620,12 @@ impl ShardCore {
             self.disconnected(ring, slot, now);
         }
     }
+}
+
+/// The peer's address, for the log; empty when the socket has none.
+fn remote_of(fd: &OwnedFd) -> String {
+    let Ok(copy) = fd.try_clone() else { return String::new() };
+    std::net::TcpStream::from(copy).peer_addr().map_or(String::new(), |address| address.to_string())
 }
 
 fn set_no_delay(fd: RawFd) {

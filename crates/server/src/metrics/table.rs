@@ -1,9 +1,15 @@
 //! Every metric that this server has: name, type, labels, buckets, help. The one list that the renderer goes by; the
 //! names, types, labels and buckets are etcd 3.7.1's.
 //!
-//! Left out: go_* (there is no Go runtime), etcd_grpc_proxy_* (another process), etcd_network_snapshot_* (no snapshots
-//! between members yet), etcd_server_learner_promote_failures and etcd_debugging_store_*{action} (etcd shows them only
-//! after the first event of theirs, which this server has not).
+//! Left out:
+//! - `go_*`: there is no Go runtime; `process_*` and `promhttp_*` are real.
+//! - `etcd_network_snapshot_*`: no snapshots between members yet.
+//! - `etcd_network_server_stream_failures_total`, `etcd_server_learner_promote_failures` and
+//!   `etcd_debugging_store_*{action}`: etcd shows them only after the first event of theirs, which this server has not.
+//!
+//! Shown, and always zero: what etcd does and this store does not (rebalancing, spilling, a key index, files of
+//! snapshots, a v2 store), what a gRPC proxy counts (etcd's server shows it too), what needs other members (heartbeats, promotion), and events that wait for their watchers:
+//! an event is on its way to a connection at once, or its watcher is counted as slow.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -68,6 +74,15 @@ const fn doubling(first: f64, count: usize) -> Buckets {
 
 const NONE: Buckets = Buckets::List(&[]);
 
+impl Row {
+    /// Whether a histogram with these bounds, raw, is of this family.
+    pub fn has_raw_bounds(&self, raw: &[u64]) -> bool {
+        let bounds =
+            self.buckets.bounds().into_iter().map(|bound| (bound * self.raw_per_unit).round() as u64);
+        bounds.eq(raw.iter().copied())
+    }
+}
+
 /// The row of a name. Panics for a name that is not in the table.
 pub fn find(name: &str) -> &'static Row {
     let at = TABLE.binary_search_by(|row| row.name.cmp(name));
@@ -90,7 +105,7 @@ pub static TABLE: &[Row] = &[
     row("etcd_debugging_mvcc_current_revision", Kind::Gauge, &[], NONE, 1.0, "Revision of the store."),
     row("etcd_debugging_mvcc_db_compaction_keys_total", Kind::Counter, &[], NONE, 1.0, "Versions removed by compactions."),
     row("etcd_debugging_mvcc_db_compaction_last", Kind::Gauge, &[], NONE, 1.0, "Unix time of the last compaction's end."),
-    row("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", Kind::Histogram, &[], doubling(1.0, 13), 1e6, "Length of one step of a compaction."),
+    row("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", Kind::Histogram, &[], doubling(1.0, 13), 1e6, "Length of turns that held a step of a compaction."),
     row("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", Kind::Histogram, &[], doubling(100.0, 14), 1e6, "Length of a compaction."),
     row("etcd_debugging_mvcc_events_total", Kind::Counter, &[], NONE, 1.0, "Events sent to watchers."),
     row("etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", Kind::Histogram, &[], doubling(0.5, 14), 1e6, "Pause for compacting a key index; this store has none."),
@@ -107,18 +122,23 @@ pub static TABLE: &[Row] = &[
     row("etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time to send events, for each event."),
     row("etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time to send events, for each answer."),
     row("etcd_debugging_snap_save_marshalling_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time in encoding snapshots; checkpoints encode nothing."),
-    row("etcd_debugging_snap_save_total_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time of a whole checkpoint."),
+    row("etcd_debugging_snap_save_total_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time to save a snapshot of the log; checkpoints take their place."),
     row("etcd_debugging_store_expires_total", Kind::Counter, &[], NONE, 1.0, "Keys of the v2 store that expired; there is no v2 store."),
     row("etcd_debugging_store_watch_requests_total", Kind::Counter, &[], NONE, 1.0, "Watches of the v2 store; there is no v2 store."),
     row("etcd_debugging_store_watchers", Kind::Gauge, &[], NONE, 1.0, "Watchers of the v2 store; there is no v2 store."),
-    row("etcd_disk_backend_commit_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time to make the store's pages durable."),
+    row("etcd_disk_backend_commit_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time of a checkpoint: to make the store's pages durable, beside the calls."),
     row("etcd_disk_backend_defrag_duration_seconds", Kind::Histogram, &[], doubling(0.1, 13), 1e9, "Time of a defragmentation."),
     row("etcd_disk_backend_snapshot_duration_seconds", Kind::Histogram, &[], doubling(0.01, 17), 1e9, "Time to export a snapshot."),
     row("etcd_disk_defrag_inflight", Kind::Gauge, &[], NONE, 1.0, "1 while a defragmentation runs."),
     row("etcd_disk_wal_fsync_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time to make a batch of the log durable."),
     row("etcd_disk_wal_write_bytes_total", Kind::Gauge, &[], NONE, 1.0, "Bytes written to the log."),
     row("etcd_disk_wal_write_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time of a write to the log."),
-    row("etcd_mvcc_db_open_read_transactions", Kind::Gauge, &[], NONE, 1.0, "Snapshots that readers hold."),
+    row("etcd_grpc_proxy_cache_hits_total", Kind::Gauge, &[], NONE, 1.0, "Cache hits of a gRPC proxy; this is none."),
+    row("etcd_grpc_proxy_cache_keys_total", Kind::Gauge, &[], NONE, 1.0, "Keys cached by a gRPC proxy; this is none."),
+    row("etcd_grpc_proxy_cache_misses_total", Kind::Gauge, &[], NONE, 1.0, "Cache misses of a gRPC proxy; this is none."),
+    row("etcd_grpc_proxy_events_coalescing_total", Kind::Counter, &[], NONE, 1.0, "Events a gRPC proxy gave to several watchers; this is none."),
+    row("etcd_grpc_proxy_watchers_coalescing_total", Kind::Gauge, &[], NONE, 1.0, "Watchers a gRPC proxy joined; this is none."),
+    row("etcd_mvcc_db_open_read_transactions", Kind::Gauge, &[], NONE, 1.0, "Answers that hold a snapshot from turn to turn."),
     row("etcd_mvcc_db_total_size_in_bytes", Kind::Gauge, &[], NONE, 1.0, "Size of the store's file."),
     row("etcd_mvcc_db_total_size_in_use_in_bytes", Kind::Gauge, &[], NONE, 1.0, "Bytes of the store's file that are in use."),
     row("etcd_mvcc_delete_total", Kind::Counter, &[], NONE, 1.0, "Deletes seen by this member."),
@@ -128,8 +148,8 @@ pub static TABLE: &[Row] = &[
     row("etcd_mvcc_range_total", Kind::Counter, &[], NONE, 1.0, "Ranges seen by this member."),
     row("etcd_mvcc_txn_total", Kind::Counter, &[], NONE, 1.0, "Transactions seen by this member."),
     row("etcd_network_active_peers", Kind::Gauge, &["Local", "Remote"], NONE, 1.0, "1 for each peer that is connected."),
-    row("etcd_network_client_grpc_received_bytes_total", Kind::Counter, &[], NONE, 1.0, "Bytes received from gRPC clients."),
-    row("etcd_network_client_grpc_sent_bytes_total", Kind::Counter, &[], NONE, 1.0, "Bytes sent to gRPC clients."),
+    row("etcd_network_client_grpc_received_bytes_total", Kind::Counter, &[], NONE, 1.0, "Bytes received from gRPC clients, framing included."),
+    row("etcd_network_client_grpc_sent_bytes_total", Kind::Counter, &[], NONE, 1.0, "Bytes sent to gRPC clients, framing included."),
     row("etcd_network_disconnected_peers_total", Kind::Counter, &["Local", "Remote"], NONE, 1.0, "Times that a peer was lost."),
     row("etcd_network_known_peers", Kind::Gauge, &["Local", "Remote"], NONE, 1.0, "1 for each member known."),
     row("etcd_network_peer_received_bytes_total", Kind::Counter, &["From"], NONE, 1.0, "Bytes received from a peer."),
@@ -137,7 +157,6 @@ pub static TABLE: &[Row] = &[
     row("etcd_network_peer_round_trip_time_seconds", Kind::Histogram, &["To"], doubling(0.0001, 16), 1e9, "Round trips to a peer."),
     row("etcd_network_peer_sent_bytes_total", Kind::Counter, &["To"], NONE, 1.0, "Bytes sent to a peer."),
     row("etcd_network_peer_sent_failures_total", Kind::Counter, &["To"], NONE, 1.0, "Failures to send to a peer."),
-    row("etcd_network_server_stream_failures_total", Kind::Counter, &["API", "Type"], NONE, 1.0, "Failures of streams with clients, by service and direction."),
     row("etcd_server_apply_duration_seconds", Kind::Histogram, &["op", "success", "version"], doubling(0.0001, 20), 1e9, "Time to apply an entry, by operation."),
     row("etcd_server_client_requests_total", Kind::Counter, &["client_api_version", "type"], NONE, 1.0, "Requests, by the client's version."),
     row("etcd_server_feature_enabled", Kind::Gauge, &["name", "stage"], NONE, 1.0, "1 for each feature gate that is on."),
@@ -167,7 +186,7 @@ pub static TABLE: &[Row] = &[
     row("etcd_server_version", Kind::Gauge, &["server_version"], NONE, 1.0, "1, labelled with the version of this server."),
     row("etcd_snap_db_fsync_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time to sync a received snapshot."),
     row("etcd_snap_db_save_total_duration_seconds", Kind::Histogram, &[], doubling(0.1, 10), 1e9, "Time to save a received snapshot."),
-    row("etcd_snap_fsync_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time to sync a checkpoint's record."),
+    row("etcd_snap_fsync_duration_seconds", Kind::Histogram, &[], doubling(0.001, 14), 1e9, "Time to sync a snapshot of the log; checkpoints take their place."),
     row("grpc_server_handled_total", Kind::Counter, &["grpc_code", "grpc_method", "grpc_service", "grpc_type"], NONE, 1.0, "Calls ended, by code."),
     row("grpc_server_handling_seconds", Kind::Histogram, &["grpc_method", "grpc_service", "grpc_type"], Buckets::List(&[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]), 1e9, "Time of a call."),
     row("grpc_server_msg_received_total", Kind::Counter, &["grpc_method", "grpc_service", "grpc_type"], NONE, 1.0, "Messages received."),

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+
+use api::calls::Rpc;
+use api::meter::Operation;
 
 use super::table::{Kind, TABLE};
-use super::{METHODS, Operation, PeerMetrics, Registry, method_index};
+use super::{Facts, PeerMetrics, Registry};
 use crate::config::{Config, Start, load};
 
 fn config(args: &[&str]) -> Config {
@@ -51,18 +53,21 @@ fn the_table_is_sorted_and_all_of_it_renders() {
     }
     let registry = Registry::new(&config(&["--metrics=extensive"]), 2);
     // Families that etcd too shows only after their first sample.
-    registry.facts.set_member_id(0x3ac8_bdcc_62d9_9bdf);
-    registry.facts.set_cluster_version(Some("3.7.0".into()));
-    registry.facts.set_alarms(vec![(0x3ac8_bdcc_62d9_9bdf, "NOSPACE".into())]);
+    let facts = Facts {
+        member_id: 0x3ac8_bdcc_62d9_9bdf,
+        cluster_version: Some("3.7.0".into()),
+        alarms: vec![(0x3ac8_bdcc_62d9_9bdf, "NOSPACE".into())],
+        ..Facts::default()
+    };
     registry.add_peer(Arc::new(PeerMetrics::new(0xab)));
     let shard = &registry.shards[1];
     shard.range_ok.observe(1);
-    shard.requests.observe(Operation::Put, true, Duration::from_millis(3));
-    shard.client_versions.count(shard.client_versions.slot(Some(b"3.7")), true);
-    shard.stream_failures[0][1].inc();
-    registry.core.applies.observe(Operation::Put, true, Duration::from_micros(150));
+    shard.requests.observe(Operation::Put, true, 3_000_000);
+    shard.client_versions.count(Some(b"3.7"), true);
+    registry.core.applies.observe(Operation::Put, true, 150_000);
     registry.edge.check("readyz", "non_learner", true);
-    let text = registry.render();
+    // Rendering asserts that each histogram has the buckets of its family.
+    let text = registry.render(&facts);
     let shown: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let missing: Vec<_> = TABLE.iter().map(|row| row.name).filter(|name| !shown.contains(name)).collect();
@@ -90,7 +95,7 @@ fn the_table_is_sorted_and_all_of_it_renders() {
 fn what_monitoring_of_kubernetes_reads() {
     let registry = Registry::new(&config(&["--metrics=extensive"]), 3);
     registry.add_peer(Arc::new(PeerMetrics::new(0xab)));
-    let got = samples(&registry.render());
+    let got = samples(&registry.render(&Facts::default()));
     let call = "grpc_method=\"Range\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
     let watch = "grpc_method=\"Watch\",grpc_service=\"etcdserverpb.Watch\",grpc_type=\"bidi_stream\"";
     for series in [
@@ -123,35 +128,36 @@ fn what_monitoring_of_kubernetes_reads() {
         assert_eq!(got[&format!("grpc_server_handled_total{{grpc_code=\"Unavailable\",{labels}}}")], "0");
         assert_eq!(got[&format!("grpc_server_handling_seconds_bucket{{{labels},le=\"0.005\"}}")], "0");
     }
-    let basic = samples(&Registry::new(&config(&[]), 1).render());
+    let basic = samples(&Registry::new(&config(&[]), 1).render(&Facts::default()));
     assert!(!basic.keys().any(|series| series.starts_with("grpc_server_handling_seconds")));
 }
 
 #[test]
 fn shards_add_up() {
     let registry = Registry::new(&config(&[]), 3);
-    let put = method_index("etcdserverpb.KV", "Put").unwrap();
+    let put = Rpc::Put as usize;
     for (n, shard) in registry.shards.iter().enumerate() {
-        let cells = &shard.methods[put];
-        cells.started.add(n as u64 + 1);
-        cells.handled(0);
-        cells.handled(14);
-        cells.handled(99);
+        shard.started[put].add(n as u64 + 1);
+        shard.handled[put][0].inc();
+        shard.handled[put][14].inc();
         shard.watchers.add(10);
         shard.range_ok.observe(150_000);
         shard.received_bytes.add(500_000);
-        let slot = shard.client_versions.slot(Some(b"3.7"));
-        assert_eq!(shard.client_versions.slot(Some(b"3.7")), slot);
-        shard.client_versions.count(slot, false);
-        shard.client_versions.count(shard.client_versions.slot(None), true);
+        shard.ranges.add(2);
+        shard.read_txns.inc();
+        shard.client_versions.count(Some(b"3.7"), false);
+        shard.client_versions.count(None, true);
     }
     registry.shards[0].watchers.add(-3);
-    let got = samples(&registry.render());
+    registry.core.ranges.add(5);
+    registry.core.txns.add(5);
+    let got = samples(&registry.render(&Facts::default()));
     let call = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
     assert_eq!(got[&format!("grpc_server_started_total{{{call}}}")], "6");
     assert_eq!(got[&format!("grpc_server_handled_total{{grpc_code=\"Unavailable\",{call}}}")], "3");
-    assert_eq!(got[&format!("grpc_server_handled_total{{grpc_code=\"Unknown\",{call}}}")], "3");
     assert_eq!(got["etcd_debugging_mvcc_watcher_total"], "27");
+    assert_eq!(got["etcd_mvcc_range_total"], "11");
+    assert_eq!(got["etcd_mvcc_txn_total"], "8");
     assert_eq!(got["etcd_network_client_grpc_received_bytes_total"], "1.5e+06");
     assert_eq!(got["etcd_server_range_duration_seconds_count{success=\"true\"}"], "3");
     assert_eq!(got["etcd_server_range_duration_seconds_bucket{success=\"true\",le=\"0.0002\"}"], "3");
@@ -163,50 +169,55 @@ fn shards_add_up() {
 }
 
 #[test]
-fn client_versions_are_bounded() {
-    let versions = super::ClientVersions::default();
-    for n in 0..100 {
-        let slot = versions.slot(Some(format!("v{n}").as_bytes()));
-        versions.count(slot, false);
-    }
-    assert!(versions.used().count() <= super::groups::CLIENT_VERSIONS);
-    assert_eq!(versions.used().map(|(_, _, count)| count).sum::<u64>(), 100);
-    assert_eq!(versions.slot(Some(b"\xff")), 0);
-    assert_eq!(versions.slot(Some(&[b'x'; 100])), 0);
-}
-
-#[test]
 fn facts_of_the_member() {
     let registry = Registry::new(&config(&["--reported-version=3.6.14", "--quota-backend-bytes=1048576"]), 1);
-    let got = samples(&registry.render());
+    let got = samples(&registry.render(&Facts::default()));
     assert_eq!(got["etcd_server_version{server_version=\"3.6.14\"}"], "1");
     assert_eq!(got["etcd_server_quota_backend_bytes"], "1.048576e+06");
+    assert_eq!(got["etcd_server_has_leader"], "0");
     assert_eq!(got["promhttp_metric_handler_requests_total{code=\"200\"}"], "0");
     assert!(!got.keys().any(|series| series.starts_with("etcd_server_id")));
-    registry.facts.set_member_id(255);
-    registry.facts.set_cluster_version(Some("3.6.0".into()));
     registry.edge.check("readyz", "linearizable_read", true);
     registry.edge.check("readyz", "linearizable_read", false);
-    let got = samples(&registry.render());
+    let mut facts = Facts {
+        member_id: 255,
+        leader: 255,
+        cluster_version: Some("3.6.0".into()),
+        applied: 17,
+        committed: 18,
+        current_revision: 5,
+        compact_revision: -1,
+        keys: 3,
+        ..Facts::default()
+    };
+    let got = samples(&registry.render(&facts));
     assert_eq!(got["etcd_server_id{server_id=\"ff\"}"], "1");
     assert_eq!(got["etcd_cluster_version{cluster_version=\"3.6\"}"], "1");
     assert_eq!(got["etcd_network_known_peers{Local=\"ff\",Remote=\"ff\"}"], "1");
+    assert_eq!(got["etcd_server_has_leader"], "1");
+    assert_eq!(got["etcd_server_is_leader"], "1");
+    assert_eq!(got["etcd_server_proposals_applied_total"], "17");
+    assert_eq!(got["etcd_server_proposals_committed_total"], "18");
+    assert_eq!(got["etcd_debugging_mvcc_compact_revision"], "-1");
+    assert_eq!(got["etcd_debugging_mvcc_keys_total"], "3");
     assert_eq!(got["etcd_server_healthcheck{name=\"linearizable_read\",type=\"readyz\"}"], "0");
     let total = "etcd_server_healthchecks_total{name=\"linearizable_read\",status=";
     assert_eq!(got[&format!("{total}\"success\",type=\"readyz\"}}")], "1");
     assert_eq!(got[&format!("{total}\"error\",type=\"readyz\"}}")], "1");
     assert_eq!(got["promhttp_metric_handler_requests_total{code=\"200\"}"], "1");
+    facts.leader = 1;
+    let got = samples(&registry.render(&facts));
+    assert_eq!((&*got["etcd_server_has_leader"], &*got["etcd_server_is_leader"]), ("1", "0"));
 }
 
 #[test]
-fn methods_are_found() {
-    assert_eq!(
-        METHODS.iter().filter(|method| method.eager).count(),
-        45,
-        "as many as etcd shows from the start"
-    );
-    for (at, method) in METHODS.iter().enumerate() {
-        assert_eq!(method_index(method.service, method.name), Some(at));
-    }
-    assert_eq!(method_index("etcdserverpb.KV", "Nope"), None);
+fn methods_show_as_etcd_shows_them() {
+    let registry = Registry::new(&config(&[]), 1);
+    let started = |registry: &Registry| {
+        let got = samples(&registry.render(&Facts::default()));
+        got.keys().filter(|series| series.starts_with("grpc_server_started_total")).count()
+    };
+    assert_eq!(started(&registry), 45, "as many as etcd shows from the start");
+    registry.shards[0].started[Rpc::Lock as usize].inc();
+    assert_eq!(started(&registry), 46);
 }

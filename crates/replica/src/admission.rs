@@ -1,0 +1,361 @@
+//! Who may propose, and what must be free for it: limits, alarms, room on the disk (laws 8 and 14).
+//!
+//! Everything is decided before an entry exists; apply never refuses for room. The disk's reserve is given out in
+//! tiers: what stores more leaves all of it alone, what gives room back may use half, the replica's own steps and
+//! entries more. So a full disk always lets through what ends it.
+//!
+//! The order of refusals: stopping, no leader, limits, CORRUPT left to apply, NOSPACE, room.
+
+use base::limits::{
+    COMPACTION_STEP_CHANGES, PROPOSAL_BYTES_IN_FLIGHT, PROPOSAL_ROOM_BYTES, PROPOSALS_IN_FLIGHT,
+};
+use base::{CallToken, Index, Millis, Term};
+use mvcc::trees::{ALARMS, LEASES, META};
+use proto::errors::{self, Error};
+use proto::etcdserverpb as pb;
+use tree::Store;
+
+use crate::event::{Action, Note, Proposal, Request};
+use crate::machine::Replica;
+use crate::waiting::{Cost, Proposed};
+
+/// A disk that had no room is asked again after this.
+const ROOM_RETRY_MS: Millis = 1000;
+/// Background work that found no room tries again after this.
+const BACKGROUND_RETRY_MS: Millis = 100;
+/// Stored records of leases and alarms, with their keys, are shorter than this, bytes.
+const SMALL_RECORD_BYTES: usize = 128;
+/// From this on a value may need a page run of its own, bytes.
+const RUN_BYTES_MIN: usize = 1000;
+
+/// What is short on the disk, and when to ask again.
+#[derive(Default)]
+pub(crate) struct Shortage {
+    /// The last segment that the log asked for was refused; a checkpoint may give it one.
+    pub segment: bool,
+    /// And no checkpoint would: the log had nothing to give back when it asked.
+    pub log: bool,
+    /// Segments of the log when it asked.
+    segments_then: usize,
+    pub segment_retry_at: Millis,
+    pub grow_retry_at: Millis,
+    pub background_retry_at: Millis,
+}
+
+/// Which part of the reserve a request must leave.
+#[derive(Clone, Copy)]
+enum Tier {
+    /// Stores more.
+    Growth,
+    /// Gives room back, in the end.
+    Relief,
+    /// Steps of compaction and defragmentation.
+    Background,
+    /// Alarms and the like: they end the shortage.
+    Own,
+}
+
+impl Tier {
+    fn of(request: &Request) -> Tier {
+        match request {
+            Request::Alarm(_) | Request::Other(_) => Tier::Own,
+            request if request.grows() => Tier::Growth,
+            _ => Tier::Relief,
+        }
+    }
+
+    fn keep_bytes(self, reserve_bytes: u64) -> u64 {
+        match self {
+            Tier::Growth => reserve_bytes,
+            Tier::Relief => reserve_bytes / 2,
+            Tier::Background => reserve_bytes / 4,
+            Tier::Own => reserve_bytes / 8,
+        }
+    }
+}
+
+impl Replica {
+    /// Whether the replica takes more proposals. While not, the caller leaves them where they are: they wait, as they
+    /// do in etcd, and are not refused.
+    pub fn has_credit(&self) -> bool {
+        let total = self.waiting.total();
+        let room = self.waiting.len() < PROPOSALS_IN_FLIGHT
+            && total.entry_bytes < PROPOSAL_BYTES_IN_FLIGHT
+            && total.room_bytes < PROPOSAL_ROOM_BYTES;
+        // A lone voter leads after its first turn.
+        let leads = self.is_leader() || !self.alone;
+        self.stopping || (room && leads && self.log_has_room())
+    }
+
+    /// Half a segment is left over for the record that releases older ones, and for alarms: so a log without room
+    /// can always get some by a checkpoint.
+    fn log_has_room(&self) -> bool {
+        let segment = self.segment_bytes;
+        let ready = self.wal.segments_ready() as u64 * segment;
+        let left = ready + (segment - self.log_end);
+        self.wal.unsubmitted_bytes() as u64 + segment / 2 <= left
+    }
+
+    pub(crate) fn propose(&mut self, proposal: Proposal, actions: &mut Vec<Action>) {
+        let Proposal { token, request } = proposal;
+        if let Err(error) = self.try_propose(token, request, actions)
+            && let Some(token) = token
+        {
+            actions.push(Action::outcome(token, Err(error)));
+        }
+    }
+
+    fn try_propose(
+        &mut self,
+        token: Option<CallToken>,
+        mut request: Request,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Error> {
+        if self.stopping {
+            return Err(errors::STOPPED);
+        }
+        // A member that does not lead would send the proposal to the leader; that comes with the peer layer.
+        if !self.is_leader() {
+            return Err(errors::NO_LEADER);
+        }
+        if self.waiting.len() >= PROPOSALS_IN_FLIGHT {
+            return Err(errors::REQUEST_TOO_MANY_REQUESTS);
+        }
+        let own = matches!(Tier::of(&request), Tier::Own);
+        if !own && self.checkpoints.overdue(&self.state.store, &self.wal) {
+            return Err(errors::REQUEST_TOO_MANY_REQUESTS);
+        }
+        if request.grows() && !self.state.has_alarm(pb::AlarmType::Corrupt) {
+            // Apply would refuse it too, but its entry would take what is left of the log.
+            if self.state.has_alarm(pb::AlarmType::Nospace) {
+                return Err(errors::NO_SPACE);
+            }
+            if self.shortage.log {
+                self.raise(pb::AlarmType::Nospace);
+                return Err(errors::NO_SPACE);
+            }
+        }
+        let mut id = self.next_id();
+        if let Request::LeaseGrant(grant) = &mut request
+            && grant.id == 0
+        {
+            // Positive, and free.
+            grant.id = (id & i64::MAX as u64) as i64;
+            while grant.id == 0 || self.state.lessor.get(grant.id).is_some() {
+                id = self.next_id();
+                grant.id = (id & i64::MAX as u64) as i64;
+            }
+        }
+        let mut cost = cost(&self.state.store, &request);
+        self.make_room(Tier::of(&request), cost, actions)?;
+        let data = request.encode_with(id);
+        cost.entry_bytes = data.len();
+        let (term, index) = self.append(data).ok_or(errors::NO_LEADER)?;
+        self.waiting.push(Proposed { term, index, token, request, cost });
+        Ok(())
+    }
+
+    /// Ids must differ from those of earlier lives of this member, and from those of other members: leases get theirs
+    /// from them.
+    fn next_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Proposes as the leader; the place of the entry.
+    fn append(&mut self, data: Vec<u8>) -> Option<(Term, Index)> {
+        if !self.is_leader() {
+            return None;
+        }
+        self.raft.propose(Vec::new(), data).ok()?;
+        Some((self.raft.raft.term, self.raft.raft.raft_log.last_index()))
+    }
+
+    /// A proposal of the replica's own, which nobody waits for: small, covered by the reserve. `None` while this
+    /// member does not lead.
+    pub(crate) fn propose_own(&mut self, request: &Request) -> Option<(Term, Index)> {
+        let id = self.next_id();
+        self.append(request.encode_with(id))
+    }
+
+    /// Law 8: what apply will need on disk is there, or the proposal is refused. With the alarm, unless checkpoints
+    /// give enough back: pages that were superseded wait for two of them.
+    fn make_room(&mut self, tier: Tier, cost: Cost, actions: &mut Vec<Action>) -> Result<(), Error> {
+        let total = self.waiting.total();
+        let store = &mut self.state.store;
+        let room = tree::Room {
+            bytes: total.room_bytes + cost.room_bytes,
+            run_bytes: total.run_bytes + cost.run_bytes,
+            keep_bytes: tier.keep_bytes(store.reserve_bytes()),
+        };
+        if store.make_room(room).is_ok() {
+            return Ok(());
+        }
+        let not_used = store.allocated_bytes().saturating_sub(store.used_bytes());
+        let passing = store.waiting_bytes() > 0 && room.bytes + room.keep_bytes < not_used;
+        self.checkpoints.relieve(self.now);
+        if passing {
+            return Err(errors::REQUEST_TOO_MANY_REQUESTS);
+        }
+        if !self.alarm_is_coming(pb::AlarmType::Nospace) {
+            actions.push(Action::Note(Note::NoRoomOnDisk { wanted_bytes: room.bytes }));
+        }
+        self.raise(pb::AlarmType::Nospace);
+        Err(errors::NO_SPACE)
+    }
+
+    /// Whether a turn would do some of the work that no entry asks for.
+    pub(crate) fn has_background_work(&self) -> bool {
+        self.now >= self.shortage.background_retry_at
+            && (self.state.compaction_runnable() || self.state.is_defragmenting())
+    }
+
+    /// One bounded step of it. Without room for even a small one, checkpoints are asked for and it waits a little.
+    pub(crate) fn background_step(&mut self, actions: &mut Vec<Action>) {
+        if !self.has_background_work() {
+            return;
+        }
+        let mut short = false;
+        if self.state.compaction_runnable() && !self.state.begin_hash(actions) {
+            let steps = [COMPACTION_STEP_CHANGES, COMPACTION_STEP_CHANGES / 8, 1];
+            match steps.into_iter().find(|&changes| self.has_room_for(self.state.removal_room(changes))) {
+                Some(changes) => self.state.removal_step(changes, actions),
+                None => short = true,
+            }
+        }
+        if self.state.is_defragmenting() {
+            if self.has_room_for(self.state.defragment_room()) {
+                self.state.defragment_step(actions);
+            } else {
+                short = true;
+            }
+        }
+        if short {
+            self.checkpoints.relieve(self.now);
+            self.shortage.background_retry_at = self.now + BACKGROUND_RETRY_MS;
+        }
+    }
+
+    fn has_room_for(&mut self, bytes: u64) -> bool {
+        let room = tree::Room {
+            bytes: self.waiting.total().room_bytes + bytes,
+            run_bytes: 0,
+            keep_bytes: Tier::Background.keep_bytes(self.state.store.reserve_bytes()),
+        };
+        self.state.store.make_room(room).is_ok()
+    }
+
+    fn alarm_is_coming(&self, alarm: pb::AlarmType) -> bool {
+        self.state.has_alarm(alarm) || self.alarms_in_flight.contains(&(alarm as i32))
+    }
+
+    /// Proposes an alarm for this member unless one is up or on its way. False when nobody can be proposed to.
+    pub(crate) fn raise(&mut self, alarm: pb::AlarmType) -> bool {
+        if self.alarm_is_coming(alarm) {
+            return true;
+        }
+        let request = Request::Alarm(pb::AlarmRequest {
+            action: pb::alarm_request::AlarmAction::Activate as i32,
+            member_id: self.options.member.id,
+            alarm: alarm as i32,
+        });
+        if self.propose_own(&request).is_none() {
+            return false;
+        }
+        self.alarms_in_flight.push(alarm as i32);
+        true
+    }
+
+    pub(crate) fn segment_refused(&mut self) {
+        self.wal.segment_failed();
+        self.shortage.segment = true;
+        self.shortage.segment_retry_at = self.now + ROOM_RETRY_MS;
+        if self.shortage.segments_then == 1 {
+            self.shortage.log = true;
+            self.raise(pb::AlarmType::Nospace);
+        } else if self.wal.segments() < self.shortage.segments_then {
+            self.segments_released();
+        }
+    }
+
+    pub(crate) fn segment_made(&mut self) {
+        self.shortage.segment = false;
+        self.shortage.log = false;
+    }
+
+    /// A released segment needs no room to be used again.
+    pub(crate) fn segments_released(&mut self) {
+        self.shortage.segment_retry_at = self.now;
+    }
+
+    /// No reason for an alarm: nobody was refused anything yet. But what the file has must be made use of.
+    pub(crate) fn growth_refused(&mut self) {
+        self.shortage.grow_retry_at = self.now + ROOM_RETRY_MS;
+        self.checkpoints.relieve(self.now);
+    }
+
+    /// Revokes an expired lease, if the room for it is there; if not, it is reported again.
+    pub(crate) fn revoke_expired(&mut self, id: i64, actions: &mut Vec<Action>) {
+        if !self.has_credit() {
+            return;
+        }
+        actions.push(Action::Note(Note::LeaseExpired { id }));
+        let request = Request::LeaseRevoke(pb::LeaseRevokeRequest { id });
+        self.propose(Proposal { token: None, request }, actions);
+    }
+
+    /// Jobs that keep ahead of what is needed.
+    pub(crate) fn prepare_room(&mut self, actions: &mut Vec<Action>) {
+        if self.now >= self.shortage.segment_retry_at
+            && let Some(job) = self.wal.wants_segment()
+        {
+            self.shortage.segments_then = self.wal.segments();
+            actions.push(Action::PrepareSegment(job));
+        }
+        // Half as much again as the reserve is kept ahead: growing blocks, so a helper does it.
+        let ahead_bytes = self.state.store.reserve_bytes() / 2;
+        if self.now >= self.shortage.grow_retry_at
+            && let Some(job) = self.state.store.grow_job(ahead_bytes)
+        {
+            actions.push(Action::Grow(job));
+        }
+        if let Some(job) = self.state.store.populate_job() {
+            actions.push(Action::Populate(job));
+        }
+    }
+}
+
+/// What applying a request may take, bytes; its entry is added when it is known.
+fn cost(store: &Store, request: &Request) -> Cost {
+    let (room_bytes, run_bytes) = match request {
+        Request::Put(put) => {
+            // A value that is kept is stored again.
+            let kept = kept_len(store, put);
+            let bytes = put.key.len() + kept.unwrap_or(put.value.len());
+            let leased = put.lease != 0 || put.ignore_lease;
+            let room = mvcc::quota::room_for_put(store, put.key.len(), bytes - put.key.len(), leased);
+            (room, if bytes < RUN_BYTES_MIN { 0 } else { room })
+        }
+        Request::DeleteRange(delete) => (mvcc::quota::room_for_delete(store, delete), 0),
+        Request::Txn(txn) => {
+            let room = mvcc::quota::room_for_txn(store, txn);
+            (room, room)
+        }
+        Request::LeaseGrant(_) => (store.insert_cost(LEASES, 8, SMALL_RECORD_BYTES), 0),
+        Request::LeaseRevoke(revoke) => {
+            (mvcc::quota::room_for_revoke(store, revoke.id) + store.insert_cost(LEASES, 8, 0), 0)
+        }
+        // It moves words of the stamp; the removal has room of its own.
+        Request::Compaction(_) => (0, 0),
+        Request::Alarm(_) => (store.insert_cost(ALARMS, SMALL_RECORD_BYTES, 0), 0),
+        Request::Other(_) => (store.insert_cost(META, SMALL_RECORD_BYTES, SMALL_RECORD_BYTES), 0),
+    };
+    Cost { entry_bytes: 0, room_bytes, run_bytes }
+}
+
+/// The length of the stored cell whose value a put keeps.
+fn kept_len(store: &Store, put: &pb::PutRequest) -> Option<usize> {
+    put.ignore_value
+        .then(|| mvcc::versions::newest(store.view(), &put.key).map_or(0, |cell| cell.stored().len()))
+}

@@ -1,0 +1,116 @@
+//! Proposals of this member that are under way: who waits, what was reserved, and the request itself, so that apply
+//! need not read it back from the entry.
+//!
+//! A leader knows the place of what it proposes, (term, index), and entries are applied in order; so the proposal of
+//! an entry is the front one or none. A place that was applied with another term means that the proposal was lost.
+
+use std::collections::VecDeque;
+
+use base::{CallToken, Index, Term};
+
+use crate::event::Request;
+
+pub(crate) struct Proposed {
+    pub term: Term,
+    pub index: Index,
+    pub token: Option<CallToken>,
+    pub request: Request,
+    pub cost: Cost,
+}
+
+/// What a proposal takes until it is applied, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Its entry.
+    pub entry_bytes: usize,
+    /// Page space that apply may need.
+    pub room_bytes: u64,
+    /// So much of it in one piece.
+    pub run_bytes: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Waiting {
+    queue: VecDeque<Proposed>,
+    total: Cost,
+}
+
+impl Waiting {
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Of all that wait.
+    pub fn total(&self) -> Cost {
+        self.total
+    }
+
+    pub fn push(&mut self, proposed: Proposed) {
+        assert!(
+            self.queue.back().is_none_or(|last| last.index < proposed.index || last.term < proposed.term),
+            "a leader's proposals have rising places"
+        );
+        self.total.entry_bytes += proposed.cost.entry_bytes;
+        self.total.room_bytes += proposed.cost.room_bytes;
+        self.total.run_bytes += proposed.cost.run_bytes;
+        self.queue.push_back(proposed);
+    }
+
+    /// The proposal of the entry that is applied now; those that lost their place go to `lost`.
+    pub fn take(&mut self, term: Term, index: Index, lost: &mut Vec<CallToken>) -> Option<Proposed> {
+        while let Some(front) = self.queue.front()
+            && front.index <= index
+        {
+            let front = self.queue.pop_front()?;
+            self.total.entry_bytes -= front.cost.entry_bytes;
+            self.total.room_bytes -= front.cost.room_bytes;
+            self.total.run_bytes -= front.cost.run_bytes;
+            if (front.term, front.index) == (term, index) {
+                assert!(!self.queue.is_empty() || self.total == Cost::default(), "each cost is counted once");
+                return Some(front);
+            }
+            lost.extend(front.token);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(stream: u32) -> CallToken {
+        CallToken { shard: 0, connection: 0, epoch: 0, stream }
+    }
+
+    fn proposed(term: Term, index: Index) -> Proposed {
+        let cost = Cost { entry_bytes: 10, room_bytes: 20, run_bytes: 30 };
+        let request = Request::Alarm(Default::default());
+        Proposed { term, index, token: Some(token(index as u32)), request, cost }
+    }
+
+    #[test]
+    fn a_proposal_is_found_by_its_place_and_lost_with_it() {
+        let mut waiting = Waiting::default();
+        let mut lost = Vec::new();
+        for index in [5, 7, 8] {
+            waiting.push(proposed(2, index));
+        }
+        assert_eq!(waiting.total(), Cost { entry_bytes: 30, room_bytes: 60, run_bytes: 90 });
+        assert!(waiting.take(1, 4, &mut lost).is_none());
+        assert_eq!(waiting.take(2, 5, &mut lost).map(|found| found.index), Some(5));
+        assert!(waiting.take(2, 6, &mut lost).is_none(), "an entry of the replica's own");
+        assert!(lost.is_empty());
+        // Another leader's entry stands at 7.
+        assert!(waiting.take(3, 7, &mut lost).is_none());
+        assert_eq!(lost, [token(7)]);
+        waiting.push(proposed(4, 8));
+        assert_eq!(waiting.take(4, 8, &mut lost).map(|found| found.term), Some(4));
+        assert_eq!(lost, [token(7), token(8)]);
+        assert!(waiting.is_empty() && waiting.total() == Cost::default());
+    }
+}
