@@ -33,6 +33,18 @@ pub fn ours() -> Option<PathBuf> {
     found
 }
 
+/// What a server answers to a call that its version does not have yet.
+pub const NOT_YET: &str = "is not supported by this version yet";
+
+/// Whether a call failed because it is not there yet; says that the rest of the test is skipped.
+pub fn is_not_yet(error: &str) -> bool {
+    let not_yet = error.contains(NOT_YET);
+    if not_yet {
+        skip(error.lines().find(|line| line.contains(NOT_YET)).unwrap_or(error));
+    }
+    not_yet
+}
+
 /// The binary that decides what is right.
 pub fn reference() -> Option<PathBuf> {
     tool("ETCD_BIN", "etcd")

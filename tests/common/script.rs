@@ -170,6 +170,7 @@ pub struct Script {
     forced: VecDeque<Step>,
     /// Every fourth seed changes keys twice in a revision, and never compacts.
     wild: bool,
+    whole: bool,
 }
 
 impl Source for Script {
@@ -190,11 +191,12 @@ impl Source for Script {
 }
 
 impl Script {
-    pub fn new(seed: u64, requests: u64) -> Script {
+    /// `whole`: with users, roles and members, which a server may not have yet.
+    pub fn new(seed: u64, requests: u64, whole: bool) -> Script {
         let forced = VecDeque::from([Step::Reads(vec![Request::MemberList(MemberListRequest {
             linearizable: true,
         })])]);
-        Script { random: Random::new(seed), left: requests, forced, wild: seed.is_multiple_of(4) }
+        Script { random: Random::new(seed), left: requests, forced, wild: seed.is_multiple_of(4), whole }
     }
 
     fn one_in(&mut self, n: u64) -> bool {
@@ -232,7 +234,7 @@ impl Script {
             640..650 if !self.wild => self.compaction(world),
             650..690 => self.watch(world),
             690..700 => Step::Settle,
-            700..715 => Step::Write(self.auth()),
+            700..715 if self.whole => Step::Write(self.auth()),
             715..722 => Step::Write(self.alarm(world)),
             722..735 => Step::Write(self.odd(world)),
             _ => {
@@ -656,7 +658,8 @@ impl Script {
             // Its own.
             "http://127.0.0.1:32380",
         ]);
-        match self.below(9) {
+        let kind = if self.whole { self.below(9) } else { self.pick(&[4, 6, 8]) };
+        match kind {
             0 => {
                 let peer_ur_ls = if self.one_in(3) { Vec::new() } else { vec![bad.to_owned()] };
                 Request::MemberAdd(MemberAddRequest { peer_ur_ls, is_learner: self.one_in(2) })

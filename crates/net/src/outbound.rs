@@ -41,6 +41,8 @@ pub struct Outbound {
     pub(crate) output: Output,
     pub(crate) peer: PeerSettings,
     pub(crate) window: SendWindow,
+    /// The stream that was removed last, and its word: `Calls::cancelled` still sees it.
+    ended: (u32, u64),
     pub(crate) encoder: Encoder,
     pub(crate) resets: RecentResets,
     /// HEADERS or DATA went out since the last ping came in.
@@ -70,6 +72,7 @@ impl Outbound {
             streams: Streams::new(),
             output: Output::default(),
             window: SendWindow::new(peer.initial_window),
+            ended: (0, 0),
             peer,
             encoder: Encoder::new(),
             resets: RecentResets::default(),
@@ -101,14 +104,21 @@ impl Outbound {
         self.streams.get(stream).filter(|s| !s.plain).map(|s| s.method)
     }
 
-    /// The owner's word of this stream: 0 at first, and when the stream is gone.
+    /// The owner's word of this stream: 0 at first, and when the stream is gone; within `Calls::cancelled` still what
+    /// it was.
     pub fn word(&self, stream: u32) -> u64 {
-        self.streams.get(stream).map_or(0, |s| s.word)
+        match self.streams.get(stream) {
+            Some(s) => s.word,
+            None if self.ended.0 == stream => self.ended.1,
+            None => 0,
+        }
     }
 
     pub fn set_word(&mut self, stream: u32, word: u64) {
         if let Some(s) = self.streams.get_mut(stream) {
             s.word = word;
+        } else if self.ended.0 == stream {
+            self.ended.1 = word;
         }
     }
 
@@ -578,6 +588,7 @@ impl Outbound {
     /// Forgets a stream; its buffers are kept for others.
     pub(crate) fn remove(&mut self, stream: u32) -> Option<Stream> {
         let mut s = self.streams.remove(stream)?;
+        self.ended = (stream, s.word);
         if let Some(mut backlog) = s.backlog.take() {
             self.backlog_bytes -= backlog.len();
             backlog.reset();

@@ -125,6 +125,11 @@ impl Machine {
                         self.helpers_ns += cpu_ns() - started;
                         self.replica.handle(Event::Checkpointed(done), &mut self.actions);
                     }
+                    Action::Grow(job) => {
+                        let started = cpu_ns();
+                        job.run().expect("memory has room");
+                        self.helpers_ns += cpu_ns() - started;
+                    }
                     Action::Outcome(outcome) => {
                         if let Err(error) = outcome.result {
                             panic!("a put fails: {error}");

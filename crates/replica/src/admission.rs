@@ -313,8 +313,8 @@ impl Replica {
             self.shortage.segments_then = self.wal.segments();
             actions.push(Action::PrepareSegment(job));
         }
-        // Half as much again as the reserve is kept ahead: growing blocks, so a helper does it.
-        let ahead_bytes = self.state.store.reserve_bytes() / 2;
+        // Growing blocks, so a helper keeps ahead: by half of the reserve, and by what comes when the load doubles.
+        let ahead_bytes = self.state.store.reserve_bytes() / 2 + 2 * self.waiting.total().room_bytes;
         if self.now >= self.shortage.grow_retry_at
             && let Some(job) = self.state.store.grow_job(ahead_bytes)
         {

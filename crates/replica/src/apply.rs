@@ -55,7 +55,7 @@ impl State {
             Request::Compaction(compaction) => {
                 let compaction = mvcc::Apply::new(&mut self.store, &mut self.work).compact(compaction)?;
                 self.dirty = true;
-                let response = compaction.response.clone();
+                let response = compaction.response;
                 self.compaction_accepted(compaction, actions);
                 Ok(Response::Compact(response))
             }

@@ -222,7 +222,9 @@ impl Replica {
             assert!(self.is_leader(), "a lone voter wins");
             self.process(actions);
         }
-        self.background_step(actions);
+        if !self.stopping {
+            self.background_step(actions);
+        }
         self.publish(applied_before, actions);
         self.submit_log(actions);
         self.pass_barriers(actions);

@@ -400,8 +400,10 @@ impl State {
     /// One bounded step; answers when there is nothing left to move.
     pub fn defragment_step(&mut self, actions: &mut Vec<Action>) {
         assert!(self.is_defragmenting(), "asked before");
-        if self.store.shrink_step() {
-            self.dirty = true;
+        let more = self.store.shrink_step();
+        // The last step may have moved something too.
+        self.dirty = true;
+        if more {
             return;
         }
         for token in self.defragments.drain(..) {

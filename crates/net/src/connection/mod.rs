@@ -458,12 +458,13 @@ impl Connection {
 
     fn cancel_all(&mut self, calls: &mut impl Calls) {
         let mut open: Vec<u32> = self.out.streams.iter().filter(|s| !s.answered).map(|s| s.id).collect();
-        for stream in self.out.streams.ids() {
-            self.out.remove(stream);
-        }
         open.sort_unstable();
         for stream in open {
+            self.out.remove(stream);
             calls.cancelled(&mut self.out, stream);
+        }
+        for stream in self.out.streams.ids() {
+            self.out.remove(stream);
         }
     }
 }
