@@ -391,7 +391,17 @@ pub fn alarms(view: tree::View<'_>) -> Vec<pb::AlarmMember> {
     alarms
 }
 
-/// An alarm in Go's protobuf text form, as Status shows it.
+/// An alarm in Go's protobuf text form, as Status shows it: fields that are zero are left out, and a kind that has no
+/// name is its number.
 fn alarm_text(alarm: &pb::AlarmMember) -> String {
-    format!("memberID:{}  alarm:{}", alarm.member_id, alarm.alarm().as_str_name())
+    let mut fields = Vec::new();
+    if alarm.member_id != 0 {
+        fields.push(format!("memberID:{}", alarm.member_id));
+    }
+    match pb::AlarmType::try_from(alarm.alarm) {
+        Ok(pb::AlarmType::None) => {}
+        Ok(kind) => fields.push(format!("alarm:{}", kind.as_str_name())),
+        Err(_) => fields.push(format!("alarm:{}", alarm.alarm)),
+    }
+    fields.join(" ")
 }

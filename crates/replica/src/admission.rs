@@ -126,8 +126,8 @@ impl Replica {
             return Err(errors::REQUEST_TOO_MANY_REQUESTS);
         }
         if request.grows() && !self.state.has_alarm(pb::AlarmType::Corrupt) {
-            // Apply would refuse it too, but its entry would take what is left of the log.
-            if self.state.has_alarm(pb::AlarmType::Nospace) {
+            // Apply refuses it under the alarm, as etcd does; while the log is short, its entry is not spent on that.
+            if self.state.has_alarm(pb::AlarmType::Nospace) && self.shortage.segment {
                 return Err(errors::NO_SPACE);
             }
             if self.shortage.log {

@@ -302,7 +302,7 @@ fn dirty_pages_beyond_the_hard_limit_wait_for_a_checkpoint() {
 #[test]
 fn a_disk_that_fills_and_empties_at_random_loses_nothing() {
     let mut refused = 0;
-    for seed in 100..2600 {
+    for seed in 0..40 {
         let mut rig = Rig::serving(SimFiles::new(), Setup::default(), seed);
         // The log gets its spare segments first, so that it is mostly the data file that finds no room.
         for _ in 0..80 {
