@@ -31,6 +31,8 @@ const RUN_BYTES_MIN: usize = 1000;
 /// What is short on the disk, and when to ask again.
 #[derive(Default)]
 pub(crate) struct Shortage {
+    /// The disk refused room, for the log or the data file, and has given none since: the alarm is about it.
+    pub disk: bool,
     /// The last segment that the log asked for was refused; a checkpoint may give it one.
     pub segment: bool,
     /// And no checkpoint would: the log had nothing to give back when it asked.
@@ -126,11 +128,13 @@ impl Replica {
             return Err(errors::REQUEST_TOO_MANY_REQUESTS);
         }
         if request.grows() && !self.state.has_alarm(pb::AlarmType::Corrupt) {
-            // Apply refuses it under the alarm, as etcd does; while the log is short, its entry is not spent on that.
-            if self.state.has_alarm(pb::AlarmType::Nospace) && self.shortage.segment {
+            // Under the alarm apply refuses it, as in etcd, where that takes an entry too. While the log is short, no
+            // entry is spent on that.
+            if self.state.has_alarm(pb::AlarmType::Nospace) && self.shortage.disk {
                 return Err(errors::NO_SPACE);
             }
             if self.shortage.log {
+                self.shortage.disk = true;
                 self.raise(pb::AlarmType::Nospace);
                 return Err(errors::NO_SPACE);
             }
@@ -190,12 +194,14 @@ impl Replica {
             keep_bytes: tier.keep_bytes(store.reserve_bytes()),
         };
         if store.make_room(room).is_ok() {
+            self.shortage.disk &= !matches!(tier, Tier::Growth);
             return Ok(());
         }
+        self.shortage.disk = true;
         let not_used = store.allocated_bytes().saturating_sub(store.used_bytes());
         let passing = store.waiting_bytes() > 0 && room.bytes + room.keep_bytes < not_used;
         self.checkpoints.relieve(self.now);
-        if passing {
+        if passing && !self.state.has_alarm(pb::AlarmType::Nospace) {
             return Err(errors::REQUEST_TOO_MANY_REQUESTS);
         }
         if !self.alarm_is_coming(pb::AlarmType::Nospace) {
@@ -273,6 +279,7 @@ impl Replica {
         self.shortage.segment_retry_at = self.now + ROOM_RETRY_MS;
         if self.shortage.segments_then == 1 {
             self.shortage.log = true;
+            self.shortage.disk = true;
             self.raise(pb::AlarmType::Nospace);
         } else if self.wal.segments() < self.shortage.segments_then {
             self.segments_released();

@@ -72,14 +72,14 @@ fn a_data_file_that_cannot_grow_refuses_growth_and_lets_the_rest_through() {
     rig.settle();
     let member = rig.replica.published().member_id;
     assert_eq!(rig.alarms(), [(member, NOSPACE)]);
-    let applied = rig.replica.published().applied();
+    let (revision, hash) = (rig.revision(), rig.hash_kv());
     for _ in 0..50 {
         assert_eq!(rig.ask(put("more", b"x")).unwrap_err(), errors::NO_SPACE);
         assert_eq!(rig.ask(grant(8, 100)).unwrap_err(), errors::NO_SPACE);
         assert_eq!(rig.ask(txn("more", 0, b"x")).unwrap_err(), errors::NO_SPACE);
     }
     assert_eq!(raised(&rig), 1, "the alarm is raised once");
-    assert_eq!(rig.replica.published().applied(), applied, "what is refused takes nothing of the log");
+    assert_eq!((rig.revision(), rig.hash_kv()), (revision, hash), "what is refused changes nothing");
     check_filled(&rig, &keys);
 
     // Deletes, a transaction without puts, a revocation, compactions, a defragmentation: all use the reserve.
@@ -178,7 +178,9 @@ fn a_log_that_can_have_no_second_segment_raises_the_alarm() {
     rig.settle();
     let member = rig.replica.published().member_id;
     assert_eq!(rig.alarms(), [(member, NOSPACE)]);
+    let applied = rig.replica.published().applied();
     assert_eq!(rig.ask(put("a", b"1")).unwrap_err(), errors::NO_SPACE);
+    assert_eq!(rig.replica.published().applied(), applied, "no entry of a short log is spent on a refusal");
     rig.ask(delete("a", "")).unwrap();
     // Disarmed while the disk is still full: refused all the same, and raised again.
     rig.ask(alarm(DEACTIVATE, member, NOSPACE)).unwrap();
@@ -384,5 +386,5 @@ fn a_disk_that_fills_and_empties_at_random_loses_nothing() {
             assert_eq!(rig.get(key.as_bytes()).as_ref(), Some(value), "seed {seed}: {key}");
         }
     }
-    assert!(refused > 300, "{refused}");
+    assert!(refused > 150, "{refused}");
 }
