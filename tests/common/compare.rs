@@ -2,7 +2,7 @@
 //!
 //! Every exemption stands in [`EXEMPTIONS`] with its reason; code that applies one names it through [`Exempt::use_of`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use proto::etcdserverpb::*;
 use proto::mvccpb::{self, KeyValue};
@@ -60,8 +60,6 @@ pub const EXEMPTIONS: &[(&str, &str, &str)] = &[
 #[derive(Default)]
 pub struct Exempt {
     pub used: BTreeMap<&'static str, u64>,
-    /// TTL that each lease was granted, by id.
-    pub ttls: HashMap<i64, i64>,
     /// Seconds since the run began, rounded up.
     pub age_s: i64,
 }
@@ -136,12 +134,10 @@ impl Exempt {
                     b.keys.sort();
                 }
             }
-            (_, Answer::LeaseLeases(a), Answer::LeaseLeases(b)) => {
-                if a.leases != b.leases {
-                    self.use_of("lease-order");
-                    for answer in [a, b] {
-                        answer.leases.sort_by_key(|lease| lease.id);
-                    }
+            (_, Answer::LeaseLeases(a), Answer::LeaseLeases(b)) if a.leases != b.leases => {
+                self.use_of("lease-order");
+                for answer in [a, b] {
+                    answer.leases.sort_by_key(|lease| lease.id);
                 }
             }
             (_, Answer::RangeStream(a), Answer::RangeStream(b)) => {
