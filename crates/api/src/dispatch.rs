@@ -8,7 +8,7 @@ use proto::errors::{Code, Error};
 use proto::etcdserverpb as pb;
 use replica::{Event, Outcome, Response};
 
-use crate::calls::Rpc;
+use crate::calls::{Rpc, Shape};
 use crate::maintenance::Work;
 use crate::shard::{CallState, Connections, Read, Shard, Sink, connection_of, position_of};
 
@@ -74,8 +74,13 @@ impl Shard {
             }
             Rpc::Compact => {
                 let request = decode!(self, out, stream, rpc, bytes as pb::CompactionRequest);
+                let physical = request.physical;
                 let request = pb::InternalRaftRequest { compaction: Some(request), ..Default::default() };
                 self.propose(out, stream, rpc, request);
+                if physical && let Some(position) = position_of(out, stream) {
+                    // Answered when everything is removed: that takes as long as it takes.
+                    self.calls[position].state = CallState::Working;
+                }
             }
             Rpc::Watch => {
                 let request = decode!(self, out, stream, rpc, bytes as pb::WatchRequest);
@@ -182,7 +187,13 @@ impl Shard {
 
     /// The client has said everything on this stream.
     pub(crate) fn half_closed(&mut self, out: &mut Outbound, stream: u32, rpc: Rpc) {
-        let Some(position) = position_of(out, stream) else { return };
+        let Some(position) = position_of(out, stream) else {
+            if rpc.shape() != Shape::BidiStream && out.is_open(stream) {
+                // No message came: grpc-go reads the end of the stream where a request should be.
+                self.fail(out, stream, rpc, &Error::fixed(Code::Unknown, "EOF"));
+            }
+            return;
+        };
         match &mut self.calls[position].state {
             CallState::Watch => {
                 self.end_watch_stream(position);
