@@ -33,6 +33,9 @@ pub fn ours() -> Option<PathBuf> {
     found
 }
 
+/// The version of etcd that decides what is right; older tools lack commands and print other texts.
+const COMPARED: &str = "3.7";
+
 /// What a server answers to a call that its version does not have yet.
 pub const NOT_YET: &str = "is not supported by this version yet";
 
@@ -50,16 +53,26 @@ pub fn reference() -> Option<PathBuf> {
     tool("ETCD_BIN", "etcd")
 }
 
-/// A program from an environment variable or PATH.
+/// A program of etcd from an environment variable or PATH; None when it is absent or not of the version compared with.
 pub fn tool(variable: &str, name: &str) -> Option<PathBuf> {
     let found = std::env::var_os(variable).map(PathBuf::from).or_else(|| {
         let path = std::env::var_os("PATH")?;
         std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
     });
-    if found.is_none() {
+    let Some(found) = found else {
         skip(&format!("no {variable}, and no {name} in PATH"));
+        return None;
+    };
+    // The server has a flag where its tools have a command.
+    let asked = if name == "etcd" { "--version" } else { "version" };
+    let output = std::process::Command::new(&found).arg(asked).env("ETCDCTL_API", "3").output();
+    let says = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    if !says.to_lowercase().contains(&format!("version: {COMPARED}.")) {
+        let first = says.lines().next().unwrap_or("nothing");
+        skip(&format!("{name} {COMPARED} is wanted, and {} says {first:?}", found.display()));
+        return None;
     }
-    found
+    Some(found)
 }
 
 /// A number from the environment.
