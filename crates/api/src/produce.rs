@@ -1,11 +1,12 @@
 //! Range answers that do not fit one turn: produced window by window, as flow control allows, in bounded memory.
 //!
 //! Pairs are slices of mapped pages, offered to the socket while the snapshot is pinned; what the socket does not
-//! take is copied by `net`. A pin is held for [`PIN_MS`] at most: then the producer goes on by (key, revision) on a
-//! newer root. If compaction has passed it meanwhile, the stream is reset: the length was promised already.
+//! take is copied by `net`. A pin is held for [`PIN_MS`] at most, also when the client reads nothing: then the producer
+//! goes on by (key, revision) on a newer root. Compaction leaves it what it reads for [`HISTORY_HOLD_MS`]; if it has
+//! passed it after that, the stream is reset: the length was promised already.
 
 use base::Millis;
-use base::limits::RANGE_CHUNK_BYTES;
+use base::limits::{HISTORY_HOLD_MS, RANGE_CHUNK_BYTES};
 use mvcc::{RangeCursor, Rows};
 use net::Outbound;
 use prost::Message;
@@ -25,13 +26,23 @@ const PIN_MS: Millis = 500;
 /// Pairs that were read and not sent: at most one pair beyond a window.
 type Rest = Vec<u8>;
 
-struct Source {
+pub(crate) struct Source {
     snapshot: Snapshot,
     pinned_at: Millis,
+    begun_at: Millis,
     cursor: RangeCursor,
 }
 
 impl Source {
+    fn new(snapshot: Snapshot, cursor: RangeCursor, now: Millis) -> Source {
+        Source { snapshot, pinned_at: now, begun_at: now, cursor }
+    }
+
+    /// The revision whose history it may still ask for.
+    pub(crate) fn reads(&self, now: Millis) -> Option<i64> {
+        (now - self.begun_at <= HISTORY_HOLD_MS).then(|| self.cursor.revision())
+    }
+
     /// A newer snapshot when this one was held long enough.
     fn refresh(&mut self, reader: &tree::Reader, now: Millis) {
         if now - self.pinned_at > PIN_MS {
@@ -68,7 +79,35 @@ const FIRST_CHUNK_BYTES: usize = 16 << 10;
 /// A stream's producer waits while this much is queued, bytes.
 const STREAM_QUEUE_BYTES: usize = RANGE_CHUNK_BYTES;
 
+impl CallState {
+    /// What a long answer is produced from.
+    pub(crate) fn source(&mut self) -> Option<&mut Source> {
+        match self {
+            CallState::Starting(state) => Some(&mut state.source),
+            CallState::LongRange(state) => Some(&mut state.source),
+            CallState::StreamedRange(state) => Some(&mut state.source),
+            _ => None,
+        }
+    }
+}
+
 impl Shard {
+    /// Lets go of snapshots that were held long enough, those of clients that read nothing too, and says what history
+    /// the long answers of this shard still need.
+    pub(crate) fn tend_long_reads(&mut self) {
+        if self.long_reads.is_empty() && !self.holds_history {
+            return;
+        }
+        let mut oldest = None;
+        for &position in &self.long_reads {
+            let Some(source) = self.calls[position].state.source() else { continue };
+            source.refresh(&self.reader, self.now);
+            oldest = source.reads(self.now).into_iter().chain(oldest).min();
+        }
+        self.holds_history = oldest.is_some();
+        self.published.hold_history(self.config.shard, oldest);
+    }
+
     /// Answers at once when the answer is small; else when the socket is at hand ([`Shard::begin_range`]).
     pub(crate) fn start_range(
         &mut self,
@@ -97,7 +136,7 @@ impl Shard {
             return self.finished(Rpc::Range, 0);
         }
         let snapshot = snapshot.clone();
-        let state = Starting { source: Source { snapshot, pinned_at: self.now, cursor }, filtered };
+        let state = Starting { source: Source::new(snapshot, cursor, self.now), filtered };
         let token = self.hold(out, stream, Rpc::Range, CallState::Starting(Box::new(state)));
         match sink {
             Some(sink) => {
@@ -246,7 +285,7 @@ impl Shard {
         cursor: RangeCursor,
     ) {
         out.open(stream);
-        let source = Source { snapshot, pinned_at: self.now, cursor };
+        let source = Source::new(snapshot, cursor, self.now);
         let state = StreamedRange { source, first: true };
         self.hold(out, stream, Rpc::RangeStream, CallState::StreamedRange(Box::new(state)));
         if let Some(position) = crate::shard::position_of(out, stream) {

@@ -71,6 +71,10 @@ pub struct Shard {
     pub(crate) published: Arc<Published>,
     pub(crate) reader: tree::Reader,
     pub(crate) calls: slab::Slab<Call>,
+    /// Positions of the calls whose answers are produced piece by piece.
+    pub(crate) long_reads: Vec<usize>,
+    /// The log core was told of one of them.
+    pub(crate) holds_history: bool,
     pub(crate) watches: crate::watch::Watches,
     pub(crate) meter: Arc<Meter>,
     pub(crate) turn: Turn,
@@ -136,6 +140,8 @@ impl Shard {
             published,
             reader,
             calls: slab::Slab::new(),
+            long_reads: Vec::new(),
+            holds_history: false,
             watches,
             meter,
             turn,
@@ -217,6 +223,7 @@ impl Shard {
                 self.fail_call(out, token.stream, position, &errors::TIMEOUT);
             }
         }
+        self.tend_long_reads();
         self.watch_tick(connections);
     }
 
@@ -252,6 +259,12 @@ impl Shard {
         if long && !held.long {
             held.long = true;
             self.meter.long_reads.add(1);
+            self.long_reads.push(position);
+            let now = self.now;
+            if let Some(revision) = self.calls[position].state.source().and_then(|source| source.reads(now)) {
+                self.holds_history = true;
+                self.published.hold_history_too(self.config.shard, revision);
+            }
         }
         if timed {
             self.timeouts.push_back((self.now + self.config.request_timeout_ms, token));
@@ -264,6 +277,9 @@ impl Shard {
         let position = position_of(out, stream)?;
         out.set_word(stream, 0);
         let call = self.calls.remove(position);
+        if call.held.long {
+            self.long_reads.retain(|&long| long != position);
+        }
         self.turn.release(&self.meter, call.token, call.held);
         Some(call)
     }

@@ -26,6 +26,41 @@ pub(crate) struct Watches {
     seed: u64,
     /// Spreads the periodic progress of streams that opened together.
     spread: base::Random,
+    framed: Framed,
+}
+
+/// The last responses as they go out, for the next watcher that gets the same under the same id: mostly there is one
+/// watcher on a stream and one stream on a connection, and all of them have the same ids.
+#[derive(Default)]
+struct Framed {
+    key: (u64, usize, i64),
+    messages: Vec<u8>,
+    /// The same as DATA of this stream, as soon as a second watcher gets it.
+    frame: Option<(u32, Arc<[u8]>)>,
+    head: Vec<u8>,
+}
+
+/// Responses up to this are put together before they go out, bytes; longer ones are shared piece by piece.
+const FRAMED_BYTES: usize = 32 << 10;
+
+impl Framed {
+    fn send(&mut self, out: &mut Outbound, stream: u32, responses: &watch::Responses<'_>) {
+        if self.key != responses.key() {
+            self.key = responses.key();
+            self.frame = None;
+            self.messages.clear();
+            let messages = &mut self.messages;
+            responses.for_each(&mut self.head, |parts| {
+                messages.extend_from_slice(&net::grpc::prefix(parts.head.len() + parts.events.len()));
+                messages.extend_from_slice(parts.head);
+                messages.extend_from_slice(&parts.shared[parts.events]);
+            });
+            return out.send_framed(stream, &self.messages);
+        }
+        let messages = &self.messages;
+        let (id, frame) = self.frame.get_or_insert_with(|| (stream, net::frame::data(stream, messages)));
+        if *id == stream { out.send_frame(stream, frame) } else { out.send_framed(stream, messages) }
+    }
 }
 
 impl Watches {
@@ -37,6 +72,7 @@ impl Watches {
             fragment_bytes: config.max_request_bytes + base::limits::GRPC_OVERHEAD_BYTES,
             seed: config.seed,
             spread: base::Random::new(config.seed),
+            framed: Framed::default(),
         }
     }
 }
@@ -69,7 +105,14 @@ impl watch::Outlet for OneStream<'_> {
 /// To any stream of the shard.
 struct AnyStream<'c> {
     connections: std::cell::RefCell<&'c mut dyn Connections>,
+    framed: &'c mut Framed,
     sent: u64,
+}
+
+impl<'c> AnyStream<'c> {
+    fn new(connections: &'c mut dyn Connections, framed: &'c mut Framed) -> AnyStream<'c> {
+        AnyStream { connections: std::cell::RefCell::new(connections), framed, sent: 0 }
+    }
 }
 
 impl watch::Outlet for AnyStream<'_> {
@@ -83,6 +126,24 @@ impl watch::Outlet for AnyStream<'_> {
             send_parts(out, stream.stream, head, events);
             self.sent += 1;
         }
+    }
+
+    fn send_all(&mut self, stream: CallToken, responses: &watch::Responses<'_>, limit_bytes: usize) -> bool {
+        let Some((out, _)) = self.connections.get_mut().outbound(connection_of(stream)) else { return true };
+        let queued = out.queued(stream.stream);
+        if queued >= limit_bytes {
+            return false;
+        }
+        self.sent += responses.count() as u64;
+        if queued == 0 && responses.bytes() <= FRAMED_BYTES {
+            self.framed.send(out, stream.stream, responses);
+            return true;
+        }
+        // What waits keeps no copy of its own.
+        responses.for_each(&mut self.framed.head, |parts| {
+            out.send_parts(stream.stream, parts.head, parts.shared, parts.events);
+        });
+        true
     }
 }
 
@@ -148,7 +209,7 @@ impl Shard {
     pub fn events(&mut self, batch: &EventBatch, connections: &mut dyn Connections) {
         let Some(watchers) = &mut self.watches.watchers else { return };
         watchers.set_term(self.published.term());
-        let mut outlet = AnyStream { connections: std::cell::RefCell::new(connections), sent: 0 };
+        let mut outlet = AnyStream::new(connections, &mut self.watches.framed);
         watchers.deliver(&Delivered(batch), &mut outlet);
         let sent = outlet.sent;
         self.sent_events(sent);
@@ -187,7 +248,7 @@ impl Shard {
         let revisions = mvcc::Revisions::of(snapshot.stamp());
         if revisions.current >= watchers.head() {
             let history = Past { view: snapshot.view(), revisions };
-            let mut outlet = AnyStream { connections: std::cell::RefCell::new(connections), sent: 0 };
+            let mut outlet = AnyStream::new(connections, &mut self.watches.framed);
             watchers.catch_up(&history, &mut outlet);
             let sent = outlet.sent;
             self.sent_events(sent);
@@ -198,7 +259,7 @@ impl Shard {
     pub(crate) fn watch_tick(&mut self, connections: &mut dyn Connections) {
         let Some(watchers) = &mut self.watches.watchers else { return };
         watchers.set_term(self.published.term());
-        let mut outlet = AnyStream { connections: std::cell::RefCell::new(connections), sent: 0 };
+        let mut outlet = AnyStream::new(connections, &mut self.watches.framed);
         watchers.tick(self.now, &mut outlet);
         let sent = outlet.sent;
         let counts = watchers.counts();

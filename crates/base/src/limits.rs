@@ -27,7 +27,7 @@ pub const MAPPING_CHUNKS: usize = 64 << 10;
 /// Kept free in the data file for alarm, delete, compaction and checkpoint (law 8), bytes.
 pub const DATA_RESERVE_BYTES: u64 = 64 << 20;
 /// Dirty pages above which the checkpoint's bandwidth rises, bytes.
-pub const DIRTY_SOFT_BYTES: u64 = 256 << 20;
+pub const DIRTY_SOFT_BYTES: u64 = 512 << 20;
 /// Dirty pages above which proposals are refused until a checkpoint has ended, bytes.
 pub const DIRTY_HARD_BYTES: u64 = 2 << 30;
 /// Log that a restart would replay, bytes: above it the checkpoint's bandwidth rises.
@@ -130,6 +130,9 @@ pub const CATCH_UP_BYTES: usize = 1 << 20;
 pub const WATCHERS_PER_SHARD: usize = 1 << 20;
 /// Versions that one compaction step removes: a step stays far below a millisecond.
 pub const COMPACTION_STEP_CHANGES: usize = 128;
+/// A range that is produced piece by piece keeps the history that it reads for so long, ms; after that a compaction may
+/// take it away, and the range ends with an error. Room for a list of 1 GiB at 20 MiB a second.
+pub const HISTORY_HOLD_MS: u64 = 60_000;
 /// Leases revoked each second after expiry, as etcd limits them.
 pub const LEASE_REVOKES_PER_SECOND: usize = 1000;
 /// Entries of the expiry queue that one call of the lease scan looks at: renewed leases are put back there, and a
@@ -164,6 +167,6 @@ pub const EDGE_WRITE_TIMEOUT_MS: u64 = 60_000;
 pub const EDGE_MAILBOX: usize = 4096;
 /// Shards, when the number of cores alone would choose more: each costs a pin slot, a ring and its buffers.
 pub const SHARDS_MAX: usize = 64;
-/// Private memory that the store keeps when --memory-budget-bytes does not say otherwise, bytes: room for the pages
+/// Private memory that an idle store keeps when --memory-budget-bytes does not say otherwise, bytes: room for the pages
 /// changed since the last two checkpoints, so that steady writing reuses memory; what is cold beyond it is given back.
 pub const MEMORY_BUDGET_BYTES: u64 = 128 << 20;

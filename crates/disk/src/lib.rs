@@ -13,6 +13,7 @@
 //! the caller ends the process (law 8); only [`is_no_space`] of growth is an ordinary answer.
 
 mod buffer;
+mod chunk;
 mod error;
 mod lock;
 mod mapping;
@@ -95,6 +96,11 @@ pub trait File: Send + Sync {
     fn dio_alignment(&self) -> Option<DioAlignment>;
     /// Maps `offset..offset + len`, which must lie within the file, private and copy-on-write.
     fn map(&self, offset: u64, len: usize) -> io::Result<Box<dyn Chunk>>;
+    /// The same for a range that was just allocated: what stands there is of no use, and may be read as anything until
+    /// it is written or discarded.
+    fn map_fresh(&self, offset: u64, len: usize) -> io::Result<Box<dyn Chunk>> {
+        self.map(offset, len)
+    }
 }
 
 /// A private, writable mapping of a part of a file. The memory stays where it is until the chunk is dropped.
@@ -110,7 +116,8 @@ pub trait Chunk: Send + Sync {
     fn populate_write(&self, offset: usize, len: usize) -> io::Result<()>;
     /// Reads the pages in now. An error is a read error of the device, and touching the pages would raise SIGBUS.
     fn populate_read(&self, offset: usize, len: usize) -> io::Result<()>;
-    /// Drops the private memory: what is read next is the file's content. Nobody may use the pages meanwhile.
+    /// Drops the private memory: what is read next is the file's content, or, where the system cannot, still what was
+    /// in memory. Nobody may use the pages meanwhile but to read what both have alike.
     fn discard(&self, offset: usize, len: usize) -> io::Result<()>;
     /// Starts reading the range of the file into the system's cache, mapped or not; does not wait, and is only a hint.
     fn read_ahead(&self, offset: usize, len: usize);

@@ -43,7 +43,7 @@ impl Mapping {
             chunks: Mutex::new(Vec::new()),
         };
         mapping.check_room(whole)?;
-        mapping.map_to(&mut mapping.lock(), whole as usize)?;
+        mapping.map_to(&mut mapping.lock(), whole as usize, false)?;
         Ok(Arc::new(mapping))
     }
 
@@ -72,7 +72,7 @@ impl Mapping {
         }
         self.check_room(wanted)?;
         self.file.allocate(wanted * self.chunk_bytes() as u64)?;
-        self.map_to(&mut chunks, wanted as usize)
+        self.map_to(&mut chunks, wanted as usize, true)
     }
 
     /// Takes the chunks that are wholly at or above page `pages` out of the mapping and off the file. Nobody may
@@ -151,10 +151,13 @@ impl Mapping {
         ))
     }
 
-    fn map_to(&self, chunks: &mut Vec<Arc<dyn Chunk>>, wanted: usize) -> io::Result<()> {
+    /// `fresh`: what the file holds there is of no use.
+    fn map_to(&self, chunks: &mut Vec<Arc<dyn Chunk>>, wanted: usize, fresh: bool) -> io::Result<()> {
         while chunks.len() < wanted {
             let offset = chunks.len() as u64 * self.chunk_bytes() as u64;
-            let chunk: Arc<dyn Chunk> = self.file.map(offset, self.chunk_bytes())?.into();
+            let len = self.chunk_bytes();
+            let chunk = if fresh { self.file.map_fresh(offset, len)? } else { self.file.map(offset, len)? };
+            let chunk: Arc<dyn Chunk> = chunk.into();
             assert_eq!(chunk.base().addr() % BLOCK, 0, "a chunk begins at a block address");
             self.bases[chunks.len()].store(chunk.base(), Ordering::Release);
             chunks.push(chunk);

@@ -8,8 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
-
+use crate::chunk::{FileChunk, FreshChunk};
 use crate::error::{advised, named, no_direct_io};
 use crate::{BLOCK, Chunk, DioAlignment, File, Files, OpenMode, assert_aligned, assert_name, uring};
 
@@ -67,7 +66,7 @@ impl Files for OsFiles {
             })?;
         let alignment = statx_dio_alignment(&file);
         check_alignment(&self.root, alignment)?;
-        Ok(Arc::new(OsFile { file, path, alignment }))
+        Ok(Arc::new(OsFile { file: Arc::new(file), path, alignment }))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -171,7 +170,7 @@ fn check_alignment(root: &Path, alignment: Option<DioAlignment>) -> io::Result<(
 }
 
 struct OsFile {
-    file: std::fs::File,
+    file: Arc<std::fs::File>,
     path: PathBuf,
     alignment: Option<DioAlignment>,
 }
@@ -179,6 +178,16 @@ struct OsFile {
 impl OsFile {
     fn error(&self, what: std::fmt::Arguments<'_>, source: io::Error) -> io::Error {
         named(format!("{what} {}", self.path.display()), source)
+    }
+
+    fn assert_mappable(&self, offset: u64, len: usize) -> io::Result<()> {
+        assert!(len > 0 && len.is_multiple_of(BLOCK), "a chunk is whole blocks, not {len} bytes");
+        assert!(offset.is_multiple_of(BLOCK as u64), "a chunk begins at a block, not at {offset}");
+        if self.len()? >= offset + len as u64 {
+            return Ok(());
+        }
+        let source = io::Error::from(io::ErrorKind::UnexpectedEof);
+        Err(self.error(format_args!("map {len} bytes at offset {offset} of"), source))
     }
 
     /// All of `data`, with pwritev2's flags.
@@ -218,7 +227,7 @@ impl File for OsFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         assert_aligned(offset, buf);
         let len = buf.len();
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)
+        std::os::unix::fs::FileExt::read_exact_at(&*self.file, buf, offset)
             .map_err(|error| self.error(format_args!("read {len} bytes at offset {offset} of"), error))
     }
 
@@ -283,68 +292,19 @@ impl File for OsFile {
     }
 
     fn map(&self, offset: u64, len: usize) -> io::Result<Box<dyn Chunk>> {
-        assert!(len > 0 && len.is_multiple_of(BLOCK), "a chunk is whole blocks, not {len} bytes");
-        assert!(offset.is_multiple_of(BLOCK as u64), "a chunk begins at a block, not at {offset}");
-        if self.len()? < offset + len as u64 {
-            let source = io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(self.error(format_args!("map {len} bytes at offset {offset} of"), source));
-        }
-        // SAFETY: the mapping is private, so no store of ours reaches the file. Others can change the file below
-        // us: the directory is locked by this process, and the tree writes only what its own mapping holds.
-        let map = unsafe { MmapOptions::new().offset(offset).len(len).map_copy(&self.file) };
-        let map =
-            map.map_err(|error| self.error(format_args!("map {len} bytes at offset {offset} of"), error))?;
-        Ok(Box::new(OsChunk { map: MmapRaw::from(map) }))
-    }
-}
-
-struct OsChunk {
-    map: MmapRaw,
-}
-
-impl OsChunk {
-    fn assert_within(&self, offset: usize, len: usize) {
-        assert!(
-            offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK),
-            "{offset}, {len}: not whole blocks"
-        );
-        assert!(offset + len <= self.map.len(), "{offset} + {len} is beyond the chunk");
-    }
-}
-
-impl Chunk for OsChunk {
-    fn base(&self) -> *mut u8 {
-        self.map.as_mut_ptr()
+        self.assert_mappable(offset, len)?;
+        let chunk = FileChunk::new(&self.file, offset, len);
+        let chunk = chunk
+            .map_err(|error| self.error(format_args!("map {len} bytes at offset {offset} of"), error))?;
+        Ok(Box::new(chunk))
     }
 
-    fn len(&self) -> usize {
-        self.map.len()
-    }
-
-    fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {
-        self.assert_within(offset, len);
-        self.map
-            .advise_range(Advice::PopulateWrite, offset, len)
-            .map_err(|error| named(format!("populate {len} bytes of a mapping"), error))
-    }
-
-    fn populate_read(&self, offset: usize, len: usize) -> io::Result<()> {
-        self.assert_within(offset, len);
-        self.map
-            .advise_range(Advice::PopulateRead, offset, len)
-            .map_err(|error| named(format!("read {len} bytes into a mapping"), error))
-    }
-
-    fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
-        self.assert_within(offset, len);
-        // SAFETY: the contract of `Chunk::discard`: nobody holds a reference into the range meanwhile.
-        let result = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
-        result.map_err(|error| named(format!("drop {len} bytes of a mapping"), error))
-    }
-
-    fn read_ahead(&self, offset: usize, len: usize) {
-        self.assert_within(offset, len);
-        // A hint: without it pages are read when they are touched.
-        let _ = self.map.advise_range(Advice::WillNeed, offset, len);
+    fn map_fresh(&self, offset: u64, len: usize) -> io::Result<Box<dyn Chunk>> {
+        self.assert_mappable(offset, len)?;
+        let chunk = FreshChunk::new(self.file.clone(), offset, len);
+        let chunk = chunk.map_err(|error| {
+            self.error(format_args!("get memory for {len} bytes at offset {offset} of"), error)
+        })?;
+        Ok(Box::new(chunk))
     }
 }

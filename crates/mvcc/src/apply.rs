@@ -192,8 +192,7 @@ impl<'s> Apply<'s> {
         let taken = self.store.replace(LIVE, key, &scratch.cell);
         match (taken, &superseded) {
             (Some(taken), Some(old)) => {
-                trees::history_key(&mut scratch.key, key, old.revision);
-                self.store.insert_taken(HISTORY, &scratch.key, taken);
+                trees::supersede(self.store, &mut scratch.key, key, old.revision, revision, taken);
             }
             (None, None) => {}
             _ => panic!("a lookup and a replacement of one key agree"),
@@ -297,12 +296,10 @@ impl<'s> Apply<'s> {
             prev.push(old.to_message());
         }
         let (old_revision, old_lease) = (old.revision(), old.lease);
-        assert!(old_revision < revision, "a change supersedes what is older");
         let Some(taken) = self.store.take(LIVE, key) else {
             panic!("a lookup and a removal of one key agree")
         };
-        trees::history_key(&mut scratch.key, key, old_revision);
-        self.store.insert_taken(HISTORY, &scratch.key, taken);
+        trees::supersede(self.store, &mut scratch.key, key, old_revision, revision, taken);
         trees::history_key(&mut scratch.key, key, revision);
         self.store.insert(HISTORY, &scratch.key, &[]);
         self.record(revision, Kind::Delete, key);

@@ -18,7 +18,7 @@ use tree::Store;
 
 use crate::apply::{Apply, Gathered, header};
 use crate::stamp::{self, CURSOR_MAIN, CURSOR_SUB, FINISHED, REMOVED, Revisions};
-use crate::trees::{self, CHANGES, HISTORY, Kind};
+use crate::trees::{self, CHANGES, HISTORY, Kind, SUPERSEDED};
 
 /// A compaction that was accepted.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,7 +139,10 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
         stamp[CURSOR_SUB] = 0;
         stamp[REMOVED] = target.max(stamp[REMOVED] as i64) as u64;
     }
-    store.set_stamp(stamp);
+    // A step that was held up at once changes nothing at all.
+    if stamp != *store.stamp() {
+        store.set_stamp(stamp);
+    }
     !exhausted && !blocked
 }
 
@@ -167,6 +170,9 @@ fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, buffer: 
 
 fn remove_version(store: &mut Store, key: &[u8], revision: Revision, buffer: &mut Vec<u8>) {
     trees::history_key(buffer, key, revision);
+    let by = store.view().get(HISTORY, buffer).and_then(Revision::from_bytes);
+    let cell = by.is_none_or(|by| store.remove(SUPERSEDED, &by.to_bytes()));
+    assert!(cell, "what history names is there: {revision:?}");
     let version = store.remove(HISTORY, buffer);
     let change = store.remove(CHANGES, &revision.to_bytes());
     assert!(version && change, "a superseded version has its change: {revision:?}");

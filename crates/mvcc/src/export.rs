@@ -138,8 +138,7 @@ impl<'s> Import<'s> {
             Kind::Delete => self.store.take(LIVE, kv.key),
         };
         if let (Some(taken), Some((old, _))) = (taken, old) {
-            trees::history_key(&mut self.key, kv.key, old);
-            self.store.insert_taken(HISTORY, &self.key, taken);
+            trees::supersede(self.store, &mut self.key, kv.key, old, revision, taken);
         }
         if kind == Kind::Delete {
             trees::history_key(&mut self.key, kv.key, revision);

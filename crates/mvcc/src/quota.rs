@@ -6,7 +6,7 @@ use proto::etcdserverpb as pb;
 use tree::Store;
 
 use crate::span::Span;
-use crate::trees::{self, CHANGES, HISTORY, LEASE_KEYS, LIVE};
+use crate::trees::{self, CHANGES, HISTORY, LEASE_KEYS, LIVE, SUPERSEDED};
 use crate::versions;
 
 /// What etcd adds for a key's own records, bytes.
@@ -54,8 +54,8 @@ pub fn has_put(request: &pb::TxnRequest) -> bool {
     })
 }
 
-/// A page, bytes; also more than any cell that stands in one: a cell that moves to `HISTORY` under a longer key may
-/// need a run of its own.
+/// A page, bytes; also more than any cell that stands in one: a cell that moves to `SUPERSEDED` may need a
+/// run of its own.
 const PAGE: u64 = base::limits::BLOCK_BYTES as u64;
 /// Bytes of a cell beside key and value: tags, lengths, five numbers, sub revision.
 const CELL_OVERHEAD: usize = 80;
@@ -65,7 +65,8 @@ const DELETE_OVERHEAD: u64 = 128;
 /// Page space that a put can take at most, bytes: the measure of [`Store::reserve`]. `leased`: it names a lease.
 pub fn room_for_put(store: &Store, key_len: usize, value_len: usize, leased: bool) -> u64 {
     let mut room = store.insert_cost(LIVE, key_len, key_len + value_len + CELL_OVERHEAD)
-        + store.insert_cost(HISTORY, key_len + 16, PAGE as usize)
+        + store.insert_cost(HISTORY, key_len + 16, 16)
+        + store.insert_cost(SUPERSEDED, 16, PAGE as usize)
         + store.insert_cost(CHANGES, 16, key_len + 1);
     // The key may leave a lease, and join one.
     let leaves = !store.view().is_empty(LEASE_KEYS);
@@ -100,7 +101,7 @@ pub fn room_for_revoke(store: &Store, id: LeaseId) -> u64 {
 struct Deletes {
     keys: u64,
     longest: usize,
-    /// Bytes that move into `HISTORY` or are new there and in `CHANGES`; a cell in a run of its own moves for free.
+    /// Bytes that move into `SUPERSEDED` or are new in `HISTORY` and `CHANGES`; a cell in a run of its own moves free.
     bytes: u64,
 }
 
@@ -114,7 +115,8 @@ impl Deletes {
     fn room(&self, store: &Store) -> u64 {
         let key_len = self.longest;
         let path = store.insert_cost(LIVE, key_len, 0)
-            + 2 * store.insert_cost(HISTORY, key_len + 16, PAGE as usize)
+            + 2 * store.insert_cost(HISTORY, key_len + 16, 16)
+            + store.insert_cost(SUPERSEDED, 16, PAGE as usize)
             + store.insert_cost(CHANGES, 16, key_len + 1)
             + store.insert_cost(LEASE_KEYS, key_len + 8, 0);
         // One at a time they cost a path each. Many share them: pages of `LIVE` empty as the delete goes on and are

@@ -3,11 +3,13 @@
 //! The order is part of the file format: a new tree goes to the end, an old one is never renamed or moved.
 
 use base::{LeaseId, Revision};
-use tree::{KeyOrder, TreeId, TreeSpec};
+use tree::{KeyOrder, Store, Taken, TreeId, TreeSpec, View};
+
+use crate::cell::Cell;
 
 /// user key -> cell of its newest version.
 pub const LIVE: TreeId = 0;
-/// user key ++ main BE8 ++ sub BE8 -> cell of a superseded version, or empty: a tombstone.
+/// user key ++ main BE8 ++ sub BE8 of a superseded version -> key in `SUPERSEDED`; or empty: a tombstone.
 pub const HISTORY: TreeId = 1;
 /// main BE8 ++ sub BE8 -> kind (one byte) ++ user key.
 pub const CHANGES: TreeId = 2;
@@ -29,8 +31,11 @@ pub const AUTH: TreeId = 9;
 pub const AUTH_USERS: TreeId = 10;
 /// role name -> authpb.Role.
 pub const AUTH_ROLES: TreeId = 11;
+/// main BE8 ++ sub BE8 of a change -> cell of the version that it superseded, if any. Apart from `HISTORY`, so that
+/// values are appended and only small entries go to random places: a page written is a page to make durable.
+pub const SUPERSEDED: TreeId = 12;
 
-pub static SPECS: [TreeSpec; 12] = [
+pub static SPECS: [TreeSpec; 13] = [
     TreeSpec { name: "live", order: KeyOrder::Bytes },
     TreeSpec { name: "history", order: KeyOrder::Suffixed(Revision::BYTES) },
     TreeSpec { name: "changes", order: KeyOrder::Bytes },
@@ -43,6 +48,7 @@ pub static SPECS: [TreeSpec; 12] = [
     TreeSpec { name: "auth", order: KeyOrder::Bytes },
     TreeSpec { name: "auth_users", order: KeyOrder::Bytes },
     TreeSpec { name: "auth_roles", order: KeyOrder::Bytes },
+    TreeSpec { name: "superseded", order: KeyOrder::Bytes },
 ];
 
 /// What a change did to its key; the first byte of an entry of `CHANGES`.
@@ -80,6 +86,34 @@ pub fn split_history_key(stored: &[u8]) -> (&[u8], Revision) {
     (key, change_revision(revision))
 }
 
+/// Moves a version out of `LIVE` into the past: the change at `by` superseded it. `buffer` may be written to.
+pub fn supersede(
+    store: &mut Store,
+    buffer: &mut Vec<u8>,
+    key: &[u8],
+    revision: Revision,
+    by: Revision,
+    version: Taken,
+) {
+    assert!(revision < by, "a change supersedes what is older");
+    history_key(buffer, key, revision);
+    store.insert(HISTORY, buffer, &by.to_bytes());
+    store.insert_taken(SUPERSEDED, &by.to_bytes(), version);
+}
+
+/// The cell that a value of `HISTORY` stands for; `None` for a tombstone.
+#[inline]
+pub fn superseded<'a>(view: View<'a>, stored: &[u8]) -> Option<Cell<'a>> {
+    if stored.is_empty() {
+        return None;
+    }
+    assert!(stored.len() == Revision::BYTES, "an entry of history names a revision");
+    match view.get(SUPERSEDED, stored) {
+        Some(cell) => Some(Cell::new(cell)),
+        None => panic!("what history names is there: {stored:?}"),
+    }
+}
+
 /// Reads the key of an entry of `CHANGES`.
 pub fn change_revision(stored: &[u8]) -> Revision {
     match Revision::from_bytes(stored) {
@@ -112,7 +146,7 @@ pub fn lease_item_key(buffer: &mut Vec<u8>, id: LeaseId, key: &[u8]) {
 }
 
 /// The keys that a lease holds, in byte order.
-pub fn keys_of_lease<'a>(view: tree::View<'a>, id: LeaseId) -> impl Iterator<Item = &'a [u8]> {
+pub fn keys_of_lease<'a>(view: View<'a>, id: LeaseId) -> impl Iterator<Item = &'a [u8]> {
     let prefix = lease_key(id);
     let mut cursor = view.cursor(LEASE_KEYS);
     let mut at = cursor.seek(&prefix);
@@ -145,6 +179,7 @@ mod tests {
             (AUTH, "auth"),
             (AUTH_USERS, "auth_users"),
             (AUTH_ROLES, "auth_roles"),
+            (SUPERSEDED, "superseded"),
         ];
         assert_eq!(names.len(), SPECS.len());
         for (id, name) in names {

@@ -48,11 +48,11 @@ fn superseded_at_by<'a>(view: View<'a>, key: &[u8], revision: i64, seek: &mut Ve
         return None;
     }
     let (found, main) = trees::split_history_key(cursor.key());
-    if found != key || cursor.value().is_empty() {
+    if found != key {
         return None;
     }
     assert!(main.main <= revision, "the entry before a revision is not above it");
-    Some(Cell::new(cursor.value()))
+    trees::superseded(view, cursor.value())
 }
 
 /// The version that was written exactly at `revision`; `None` when that change was a delete, or is removed.
@@ -64,7 +64,7 @@ pub fn exactly<'a>(view: View<'a>, key: &[u8], revision: Revision) -> Option<Cel
     }
     let mut seek = Vec::new();
     trees::history_key(&mut seek, key, revision);
-    view.get(HISTORY, &seek).filter(|stored| !stored.is_empty()).map(Cell::new)
+    trees::superseded(view, view.get(HISTORY, &seek)?)
 }
 
 /// The keys of a span that changed after a revision, in order, each once.
@@ -229,9 +229,9 @@ impl<'a, 'r> Walk<'a, 'r> {
                 assert!(trees::split_history_key(history.key()).0 == key, "and it is of this key");
                 stored = history.value();
             } else {
-                return (!stored.is_empty()).then(|| Cell::new(stored));
+                return trees::superseded(self.view, stored);
             }
-            seen = (!stored.is_empty()).then(|| Cell::new(stored));
+            seen = trees::superseded(self.view, stored);
         }
         // Most keys have few versions: look at the next entry before seeking over the rest.
         if history.next() && trees::split_history_key(history.key()).0 == key {

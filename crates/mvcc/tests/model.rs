@@ -225,7 +225,7 @@ impl Run {
         let stamp = self.member.store.stamp();
         import.finish(stamp::finished(stamp), stamp::compacted(stamp));
         assert_eq!(twin.revisions(), self.member.revisions());
-        for tree in [trees::LIVE, trees::HISTORY, trees::CHANGES, trees::LEASE_KEYS] {
+        for tree in [trees::LIVE, trees::HISTORY, trees::SUPERSEDED, trees::CHANGES, trees::LEASE_KEYS] {
             assert_eq!(dump(twin.view(), tree), dump(self.member.view(), tree));
         }
         while twin.remove(7) {}

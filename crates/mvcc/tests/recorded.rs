@@ -85,7 +85,7 @@ fn export_and_import(member: &Member) {
     }
     import.finish(compacted, compacted);
     assert_eq!(twin.revisions(), member.revisions());
-    for tree in [trees::LIVE, trees::HISTORY, trees::CHANGES, trees::LEASE_KEYS] {
+    for tree in [trees::LIVE, trees::HISTORY, trees::SUPERSEDED, trees::CHANGES, trees::LEASE_KEYS] {
         assert_eq!(dump(twin.view(), tree), dump(member.view(), tree), "{}", trees::SPECS[tree].name);
     }
     assert_eq!(hash::hash_kv(twin.view(), 0), hash::hash_kv(member.view(), 0));

@@ -77,6 +77,11 @@ pub fn put_header(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream:
     out.extend_from_slice(&header(length, kind, flags, stream));
 }
 
+/// A DATA frame. Its payload must be shorter than 16 MiB.
+pub fn data(stream: u32, payload: &[u8]) -> std::sync::Arc<[u8]> {
+    [&header(payload.len(), kind::DATA, 0, stream), payload].concat().into()
+}
+
 /// Writes the true length of the frame that starts at `at` and reaches to the end of `out`.
 #[inline]
 pub fn patch_length(out: &mut [u8], at: usize) {

@@ -17,6 +17,7 @@ mod error;
 mod field;
 pub mod frame;
 pub mod grpc;
+mod gzip;
 mod head;
 mod hpack;
 mod keepalive;

@@ -26,6 +26,9 @@ use crate::window::SendWindow;
 
 /// Shared messages below this are copied: a reference costs more, bytes.
 const SHARE_BYTES: usize = 1024;
+/// Shared messages are copied as long as no more than this waits for the socket, bytes: one slice goes out cheaper than
+/// several.
+const COPY_BYTES: usize = 16 << 10;
 /// The own part of a message that goes before a shared one, at most, bytes; a longer one is copied with the rest.
 const FRONT_BYTES: usize = 128;
 /// Buffers kept for the next backlog or assembly, and the largest that is kept, bytes.
@@ -215,14 +218,30 @@ impl Outbound {
         self.transmit(stream, &grpc::prefix(message.len()), Body::Borrowed(message));
     }
 
-    /// The same, by reference where that is cheaper.
-    pub fn send_shared(&mut self, stream: u32, message: Arc<[u8]>) {
+    /// Whole messages with their prefixes, one behind the other: they share frames.
+    pub fn send_framed(&mut self, stream: u32, messages: &[u8]) {
         self.open(stream);
-        let prefix = grpc::prefix(message.len());
-        if message.len() < SHARE_BYTES {
-            return self.transmit(stream, &prefix, Body::Borrowed(&message));
+        self.transmit(stream, &[], Body::Borrowed(messages));
+    }
+
+    /// The same in a frame from [`frame::data`] that other connections send too: it must be for streams of this id.
+    pub fn send_frame(&mut self, stream: u32, data: &Arc<[u8]>) {
+        let header = frame::FrameHeader::parse(data);
+        let length = data.len() - HEADER_BYTES;
+        assert!(
+            header.stream == stream
+                && header.length == length
+                && header.kind == kind::DATA
+                && header.flags == 0,
+            "a frame goes to the stream that it is made for"
+        );
+        self.open(stream);
+        // Behind other bytes a copy is cheaper than one more slice.
+        if self.output.is_empty() && length <= self.max_frame() && length <= self.window_for(stream) {
+            self.output.batch.push_shared(data.clone(), 0, data.len());
+            return self.spend(stream, length);
         }
-        self.transmit(stream, &prefix, Body::Shared(message));
+        self.transmit(stream, &[], Body::Borrowed(&data[HEADER_BYTES..]));
     }
 
     /// One message made of bytes of its own and a part of shared ones; the shared ones go by reference where that is
@@ -236,10 +255,12 @@ impl Outbound {
         room.copy_from_slice(head);
         front[..PREFIX_BYTES].copy_from_slice(&grpc::prefix(head.len() + part.len()));
         let front = &front[..PREFIX_BYTES + head.len()];
-        if part.len() < SHARE_BYTES || part.len() < shared.len() {
+        // What goes to the socket at once is cheapest in one piece; what waits keeps no copy of its own.
+        let waits = self.output.unsent() + part.len() > COPY_BYTES || self.queued(stream) > 0;
+        if part.len() < SHARE_BYTES || !waits {
             return self.transmit(stream, front, Body::Borrowed(&shared[part]));
         }
-        self.transmit(stream, front, Body::Shared(shared.clone()));
+        self.transmit(stream, front, Body::Shared(shared, part));
     }
 
     /// The last word: trailers, after everything that waits. A message begun with `open_sized` that isn't complete
@@ -371,6 +392,11 @@ impl Outbound {
             batch.push(&bytes[n..]);
         });
         open && self.output.is_empty()
+    }
+
+    /// Somebody waits for the output to drain: `drain_writable` must be asked as soon as it has.
+    pub fn awaits_output(&self) -> bool {
+        self.full || self.reopened
     }
 
     /// Appends the streams that can send again, once each. Ask after every `receive`, and after output was consumed;
@@ -666,14 +692,14 @@ impl Outbound {
 /// Bytes of a message, borrowed or shared.
 enum Body<'a> {
     Borrowed(&'a [u8]),
-    Shared(Arc<[u8]>),
+    Shared(&'a Arc<[u8]>, std::ops::Range<usize>),
 }
 
 impl Body<'_> {
     fn len(&self) -> usize {
         match self {
             Body::Borrowed(bytes) => bytes.len(),
-            Body::Shared(bytes) => bytes.len(),
+            Body::Shared(_, part) => part.len(),
         }
     }
 
@@ -685,7 +711,9 @@ impl Body<'_> {
         let (from, to) = (from.saturating_sub(prefix.len()), to.saturating_sub(prefix.len()));
         match self {
             Body::Borrowed(bytes) => batch.push(&bytes[from..to]),
-            Body::Shared(bytes) => batch.push_shared(bytes.clone(), from, to),
+            Body::Shared(bytes, part) => {
+                batch.push_shared((*bytes).clone(), part.start + from, part.start + to);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bytes on their way to the socket: owned ones in one buffer, shared ones by reference, in order.
 //!
 //! A `Batch` is such a queue. `Output` holds the batch that is being filled and counts the one that may be in flight
-//! with an asynchronous send. Nothing here limits the length: `Outbound` does, before it adds.
+//! with a send that is not over yet. Nothing here limits the length: `Outbound` does, before it adds.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -65,10 +65,15 @@ impl Batch {
         }
     }
 
-    /// The whole queue, if no shared slice is in it.
+    /// The whole queue, if it is in one piece.
     #[inline]
     pub fn contiguous(&self) -> Option<&[u8]> {
-        self.marks.is_empty().then(|| &self.bytes[self.start..])
+        let owned = &self.bytes[self.start..];
+        match (self.marks.len(), self.marks.front()) {
+            (0, _) => Some(owned),
+            (1, Some(mark)) if owned.is_empty() => Some(&mark.slice[mark.from..mark.to]),
+            _ => None,
+        }
     }
 
     /// Drops the first `count` bytes: they were sent. Panics when there are fewer.
@@ -164,7 +169,6 @@ enum Piece<'a> {
 #[derive(Default)]
 pub struct Output {
     pub(crate) batch: Batch,
-    spare: Option<Batch>,
     in_flight: usize,
 }
 
@@ -201,21 +205,35 @@ impl Output {
         self.batch.consumed(count);
     }
 
-    /// Takes all that waits, for a send that outlives this turn; its bytes don't move until it is given back with
-    /// `recycle`. One at a time: order is the caller's duty.
+    /// Takes all that waits, for a send that outlives this call; its bytes don't move until it is given back. One at a
+    /// time: order is the caller's duty.
     pub fn take(&mut self) -> Batch {
-        let mut batch = std::mem::replace(&mut self.batch, self.spare.take().unwrap_or_default());
+        let mut batch = std::mem::take(&mut self.batch);
         batch.taken = batch.len();
         self.in_flight += batch.taken;
         batch
     }
 
-    /// Ends what `take` began. What the batch still holds is dropped: all was sent, or the connection is broken.
-    pub fn recycle(&mut self, mut batch: Batch) {
+    /// Ends what `take` began: the socket took the first `sent` bytes. What it left goes before all that was added
+    /// meanwhile.
+    pub fn give_back(&mut self, mut batch: Batch, sent: usize) {
         assert!(batch.taken <= self.in_flight, "more bytes come back than were taken");
         self.in_flight -= batch.taken;
-        batch.reset();
-        self.spare = Some(batch);
+        batch.taken = 0;
+        batch.consumed(sent);
+        if batch.is_empty() && !self.batch.is_empty() {
+            return;
+        }
+        let added = self.batch.len();
+        self.batch.move_to(added, &mut batch);
+        self.batch = batch;
+    }
+
+    /// Gives memory back that an idle connection need not keep.
+    pub fn shrink(&mut self) {
+        if self.batch.is_empty() {
+            self.batch = Batch::default();
+        }
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -272,6 +290,7 @@ mod tests {
                 }
                 assert_eq!((a.len(), b.len()), (model_a.len(), model_b.len()));
                 assert_eq!((flat(&a), flat(&b)), (model_a.clone(), model_b.clone()));
+                assert!(a.contiguous().is_none_or(|piece| piece == model_a));
             }
         }
     }
@@ -314,16 +333,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_stays_and_counts_as_unsent() {
+    fn what_is_taken_stays_and_counts_as_unsent_and_its_rest_goes_first() {
+        for sent in 0..=3 {
+            let mut output = Output::default();
+            output.tail().extend_from_slice(b"abc");
+            let batch = output.take();
+            assert_eq!(batch.contiguous(), Some(&b"abc"[..]));
+            output.tail().extend_from_slice(b"de");
+            assert_eq!((output.len(), output.unsent()), (2, 5));
+            output.give_back(batch, sent);
+            assert_eq!((flat(&output.batch).as_slice(), output.unsent()), (&b"abcde"[sent..], 5 - sent));
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_comes_back_empty_is_used_again() {
         let mut output = Output::default();
-        output.tail().extend_from_slice(b"abc");
-        let mut batch = output.take();
-        output.tail().extend_from_slice(b"de");
-        assert_eq!((output.len(), output.unsent()), (2, 5));
-        batch.consumed(1);
-        assert_eq!(batch.contiguous(), Some(&b"bc"[..]));
-        output.recycle(batch);
-        assert_eq!(output.unsent(), 2);
+        output.tail().extend_from_slice(&[7; 1000]);
+        let batch = output.take();
+        let memory = batch.bytes.as_ptr();
+        output.give_back(batch, 1000);
+        output.tail().push(1);
+        assert_eq!(output.batch.bytes.as_ptr(), memory);
+        output.consumed(1);
+        output.shrink();
+        assert_eq!(output.batch.bytes.capacity(), 0);
     }
 
     #[test]

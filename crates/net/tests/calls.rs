@@ -286,8 +286,8 @@ fn shared_messages_reach_many_streams() {
     let small: Arc<[u8]> = Arc::from(&b"small"[..]);
     for _ in 0..5 {
         for &stream in &streams {
-            world.pair.server.outbound().send_shared(stream, large.clone());
-            world.pair.server.outbound().send_shared(stream, small.clone());
+            world.pair.server.outbound().send_parts(stream, &[], &large, 0..large.len());
+            world.pair.server.outbound().send_parts(stream, &[], &small, 0..small.len());
         }
         world.settle();
     }
@@ -315,6 +315,64 @@ fn messages_of_a_head_and_a_shared_part_are_one_message() {
         }
     }
     assert!(world.log.messages[&stream] == expected);
+}
+
+#[test]
+fn framed_messages_share_frames_and_stay_messages() {
+    let mut world = World::new(Limits::default());
+    let stream = world.client.start("/t.S/Stream", b"", false);
+    world.settle();
+    let mut expected = vec![Vec::new()];
+    for sizes in [&[1, 0, 3][..], &[20_000], &[5, 70_000, 2], &[100; 300]] {
+        let mut framed = Vec::new();
+        for &size in sizes {
+            framed.extend_from_slice(&mainstay_net::grpc::prefix(size));
+            framed.extend_from_slice(&vec![size as u8; size]);
+            expected.push(vec![size as u8; size]);
+        }
+        world.pair.server.outbound().send_framed(stream, &framed);
+        world.pair.server.outbound().send(stream, b"behind it");
+        expected.push(b"behind it".to_vec());
+        world.settle();
+    }
+    assert!(world.log.messages[&stream] == expected);
+}
+
+#[test]
+fn a_frame_goes_to_many_connections_and_is_cut_where_windows_end() {
+    let mut messages = Vec::new();
+    for size in [7, 900, 5000] {
+        messages.extend_from_slice(&mainstay_net::grpc::prefix(size));
+        messages.extend_from_slice(&vec![size as u8; size]);
+    }
+    let frame = mainstay_net::frame::data(1, &messages);
+    for _ in 0..3 {
+        let mut world = World::new(Limits::default());
+        let stream = world.client.start("/t.S/Stream", b"", false);
+        assert_eq!(stream, 1);
+        world.settle();
+        let mut expected = vec![Vec::new()];
+        for round in 0..40 {
+            // More than the window of a stream, before the client gives any back.
+            for _ in 0..round % 20 {
+                world.pair.server.outbound().send_frame(stream, &frame);
+                expected.extend([7, 900, 5000].map(|size| vec![size as u8; size]));
+            }
+            world.settle();
+        }
+        assert!(world.log.messages[&stream] == expected);
+    }
+    assert_eq!(Arc::strong_count(&frame), 1, "nothing sent is kept");
+}
+
+#[test]
+#[should_panic(expected = "the stream that it is made for")]
+fn a_frame_of_another_stream_is_a_bug() {
+    let mut world = World::new(Limits::default());
+    let stream = world.client.start("/t.S/Stream", b"", false);
+    world.settle();
+    let frame = mainstay_net::frame::data(stream + 2, b"\0\0\0\0\0");
+    world.pair.server.outbound().send_frame(stream, &frame);
 }
 
 #[test]

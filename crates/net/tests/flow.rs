@@ -181,7 +181,8 @@ fn run(seed: u64) {
                     if random.one_in(2) {
                         pair.server.outbound().send(id, &message);
                     } else {
-                        pair.server.outbound().send_shared(id, Arc::from(message));
+                        let message: Arc<[u8]> = Arc::from(message);
+                        pair.server.outbound().send_parts(id, &[], &message, 0..message.len());
                     }
                 }
             }

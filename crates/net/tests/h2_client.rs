@@ -19,7 +19,7 @@ async fn serve(mut socket: DuplexStream, drain_after: usize) -> Recorder {
         loop {
             let batch = server.output().take();
             if batch.is_empty() {
-                server.output().recycle(batch);
+                server.output().give_back(batch, 0);
                 break;
             }
             let mut iov = Vec::new();
@@ -29,7 +29,8 @@ async fn serve(mut socket: DuplexStream, drain_after: usize) -> Recorder {
                     return calls;
                 }
             }
-            server.output().recycle(batch);
+            let sent = batch.len();
+            server.output().give_back(batch, sent);
             server.outbound().drain_writable(&mut Vec::new());
         }
         if server.is_drained() {

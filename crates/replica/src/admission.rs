@@ -21,7 +21,7 @@ use crate::waiting::{Cost, Proposed};
 
 /// A disk that had no room is asked again after this.
 const ROOM_RETRY_MS: Millis = 1000;
-/// Background work that found no room tries again after this.
+/// Background work that found no room, or history that is still read, tries again after this.
 const BACKGROUND_RETRY_MS: Millis = 100;
 /// Stored records of leases and alarms, with their keys, are shorter than this, bytes.
 const SMALL_RECORD_BYTES: usize = 128;
@@ -214,7 +214,11 @@ impl Replica {
     /// Whether a turn would do some of the work that no entry asks for.
     pub(crate) fn has_background_work(&self) -> bool {
         self.now >= self.shortage.background_retry_at
-            && (self.state.compaction_runnable() || self.state.is_defragmenting())
+            && (self.removal_runnable() || self.state.is_defragmenting())
+    }
+
+    fn removal_runnable(&self) -> bool {
+        self.now >= self.removal_retry_at && self.state.compaction_runnable()
     }
 
     /// One bounded step of it. Without room for even a small one, checkpoints are asked for and it waits a little.
@@ -223,10 +227,11 @@ impl Replica {
             return;
         }
         let mut short = false;
-        if self.state.compaction_runnable() && !self.state.begin_hash(actions) {
+        if self.removal_runnable() && !self.state.begin_hash(actions) {
             let steps = [COMPACTION_STEP_CHANGES, COMPACTION_STEP_CHANGES / 8, 1];
             match steps.into_iter().find(|&changes| self.has_room_for(self.state.removal_room(changes))) {
-                Some(changes) => self.state.removal_step(changes, actions),
+                Some(changes) if self.state.removal_step(changes, actions) => {}
+                Some(_) => self.removal_retry_at = self.now + BACKGROUND_RETRY_MS,
                 None => short = true,
             }
         }

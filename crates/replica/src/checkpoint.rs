@@ -12,9 +12,10 @@ use base::limits;
 pub struct Policy {
     /// Pages changed since the last cut, bytes.
     pub dirty_bytes: u64,
-    /// Log written since the last release, bytes.
+    /// Log written since the last checkpoint, bytes. What the log keeps is twice as much: it reaches back to the
+    /// checkpoint before.
     pub log_bytes: u64,
-    /// Segments that a restart would read.
+    /// Segments with entries that the last checkpoint does not cover.
     pub log_segments: usize,
     /// Time since the last cut while anything has changed.
     pub interval_ms: Millis,
@@ -24,7 +25,7 @@ pub struct Policy {
     /// proposals are refused.
     pub dirty_soft_bytes: u64,
     pub dirty_hard_bytes: u64,
-    /// The same for the log that a restart would replay.
+    /// The same for the log: what a restart would replay, and what it would read.
     pub log_soft_bytes: u64,
     pub log_hard_bytes: u64,
 }
@@ -32,7 +33,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
-            dirty_bytes: 32 << 20,
+            dirty_bytes: 256 << 20,
             log_bytes: 128 << 20,
             log_segments: limits::LOG_SEGMENTS_MAX,
             interval_ms: 60_000,
@@ -67,8 +68,12 @@ pub(crate) struct Standing<'a> {
     pub log: &'a wal::Wal,
     /// Somebody waits for the present state to be durable.
     pub wanted: bool,
+    /// Memory is above its budget and nothing is written: what is durable can leave it.
+    pub memory_wanted: bool,
     /// The log cannot have another segment until some are released.
     pub log_full: bool,
+    /// A checkpoint, even of nothing new, would let go of log: what the older meta alone still needs.
+    pub releases: bool,
     /// It is the last one.
     pub stopping: bool,
 }
@@ -94,17 +99,22 @@ impl Checkpoints {
         if self.running() {
             return false;
         }
+        let log_full = standing.log_full && standing.log.segments() > 1;
+        let log_long = standing.log.bytes_since_release() >= self.policy.log_hard_bytes;
         if !standing.changed() {
-            return self.relief > 0 && standing.store.waiting_bytes() > 0;
+            return (self.relief > 0 && standing.store.waiting_bytes() > 0)
+                || (standing.releases && (log_full || log_long));
         }
         let last = *self.last.get_or_insert(standing.now);
         standing.wanted
             || standing.stopping
+            || standing.memory_wanted
             || self.relief > 0
-            || (standing.log_full && standing.log.segments() > 1)
+            || log_full
+            || log_long
             || standing.store.dirty_bytes() >= self.policy.dirty_bytes
-            || standing.log.bytes_since_release() >= self.policy.log_bytes
-            || standing.log.segments() >= self.policy.log_segments
+            || standing.log.bytes_since_checkpoint() >= self.policy.log_bytes
+            || standing.log.segments_since_checkpoint() >= self.policy.log_segments
             || standing.now.saturating_sub(last) >= self.policy.interval_ms
     }
 
@@ -143,7 +153,7 @@ impl Checkpoints {
         let pressed = hurry
             || self.relief > 0
             || self.not_durable_bytes(store) >= self.policy.dirty_soft_bytes
-            || log.bytes_since_release() >= self.policy.log_soft_bytes;
+            || log.bytes_since_checkpoint() >= self.policy.log_soft_bytes;
         if pressed { 0 } else { self.policy.bytes_per_second }
     }
 }

@@ -3,6 +3,10 @@
 //! Removal is local and not replicated: each member removes at its own pace what is no longer readable. Its cursor
 //! stands in the stamp, so that a crash resumes it (law 7). A compaction that is accepted while another is being
 //! removed joins its removal and has no hash of its own, as in etcd.
+//!
+//! Whoever began to read before a compaction reads on: a hash and an export by their pins, a watcher that is behind up
+//! to the compacted revision, as in etcd, and a range that is produced piece by piece, and lets its pin go on the way,
+//! because removal stops short of the revision that it reads ([`crate::Published::hold_history`]).
 
 use base::CallToken;
 use mvcc::trees::{CHANGES, HISTORY};
@@ -116,13 +120,18 @@ impl State {
         true
     }
 
-    /// One step of the removal: looks at up to `changes`.
-    pub fn removal_step(&mut self, changes: usize, actions: &mut Vec<Action>) {
+    /// One step of the removal: looks at up to `changes`. False when there are more, which somebody still reads.
+    pub fn removal_step(&mut self, changes: usize, actions: &mut Vec<Action>) -> bool {
         assert!(self.compaction_runnable(), "asked before");
-        let more = mvcc::Apply::new(&mut self.store, &mut self.work).compaction_step(changes);
-        self.dirty = true;
+        let before = *self.store.stamp();
+        let held = self.published.held_history();
+        let more = mvcc::Apply::new(&mut self.store, &mut self.work).compaction_step_below(changes, held);
+        self.dirty |= before != *self.store.stamp();
         if more {
-            return;
+            return true;
+        }
+        if mvcc::stamp::removal_pending(self.store.stamp()) {
+            return false;
         }
         let finished = mvcc::stamp::finished(self.store.stamp());
         actions.push(Action::Note(Note::CompactionFinished { revision: finished }));
@@ -130,5 +139,6 @@ impl State {
             self.published.compaction_hashes().store(hash);
         }
         self.settle_physical(actions);
+        true
     }
 }

@@ -13,6 +13,7 @@ mod cluster;
 mod compaction;
 mod event;
 mod machine;
+mod memory;
 mod open;
 mod published;
 mod request;

@@ -19,6 +19,7 @@ use crate::autocompact::Compactor;
 use crate::barriers::Barriers;
 use crate::checkpoint::{Checkpoints, Standing};
 use crate::event::{Action, Event, Note, Proposal, Request, Response};
+use crate::memory::Memory;
 use crate::published::Published;
 use crate::state::{State, version_word};
 use crate::storage::Log;
@@ -44,6 +45,8 @@ pub struct Replica {
     /// Writes that went over quota: answered when the alarm that they caused is up.
     over_quota: Vec<CallToken>,
     compactor: Compactor,
+    /// History that was to be removed is still read: it is looked at again then.
+    pub(crate) removal_retry_at: Millis,
     /// Commit advances that alone are not worth a write: they ride with the next entries.
     hard_state_due: bool,
     /// Of one log segment, and where the log stands in the one in use, bytes.
@@ -51,6 +54,7 @@ pub struct Replica {
     pub(crate) log_end: u64,
     log_busy_at: Millis,
     pub(crate) now: Millis,
+    memory: Memory,
     raft_tick_at: Millis,
     /// The only voter is this member: nobody else can win, so there is no reason to wait for an election timeout.
     pub(crate) alone: bool,
@@ -110,13 +114,15 @@ impl Replica {
             alarms_in_flight: Vec::new(),
             over_quota: Vec::new(),
             compactor: Compactor::new(options.auto_compaction),
-            options,
+            removal_retry_at: 0,
             hard_state_due: false,
             segment_bytes,
             // A start writes into a fresh segment; whatever stands in it is behind its header.
             log_end: disk::BLOCK as u64,
             log_busy_at: 0,
             now: 0,
+            memory: Memory::new(options.memory_budget_bytes),
+            options,
             raft_tick_at: 0,
             alone: false,
             announced: Announced::NotYet,
@@ -194,14 +200,15 @@ impl Replica {
             Event::Checkpointed(done) => self.checkpointed(done, actions),
             Event::CompactionHashed(hash) => self.state.compaction_hashed(hash),
             Event::Resident { bytes } => {
-                let excess = bytes.saturating_sub(self.options.memory_budget_bytes);
-                if let Some(job) = self.state.store.drop_mapped(excess) {
-                    actions.push(Action::DropCold(job));
+                let excess = self.memory.excess_at_look(self.state.store.private_bytes(), self.now);
+                if !self.drop_cold(excess, actions) {
+                    let mapped = self.state.store.drop_mapped(self.memory.excess(bytes, self.now));
+                    actions.extend(mapped.map(Action::DropCold));
                 }
             }
             Event::ColdDropped(done) => {
                 self.state.store.drop_done(done);
-                self.drop_cold(actions);
+                self.drop_excess(actions);
             }
             Event::Tick { now } => self.tick(now, actions),
             Event::Stop => self.stopping = true,
@@ -293,6 +300,7 @@ impl Replica {
     }
 
     fn apply(&mut self, entry: Entry, actions: &mut Vec<Action>) {
+        self.memory.applied(self.now);
         assert_eq!(entry.index, self.state.applied() + 1, "entries are applied in order, each once");
         assert!(entry.index <= self.raft.raft.raft_log.committed, "only what is committed is applied");
         assert!(entry.index <= self.wal.durable().index, "only what is durable here is applied");
@@ -530,7 +538,10 @@ impl Replica {
             store,
             log: &self.wal,
             wanted: self.state.compaction_wants_checkpoint(),
+            memory_wanted: self.memory.idle(self.now)
+                && self.memory.excess(store.dirty_bytes(), self.now) > 0,
             log_full: self.shortage.segment,
+            releases: self.wal.released() < mvcc::stamp::applied(store.durable_stamp()).0,
             stopping: last && !self.stopped,
         };
         if !self.checkpoints.due(&standing) {
@@ -548,22 +559,36 @@ impl Replica {
     }
 
     fn checkpointed(&mut self, done: tree::CheckpointDone, actions: &mut Vec<Action>) {
+        let (both, _) = mvcc::stamp::applied(self.state.store.durable_stamp());
+        let sequence = done.sequence;
         let stamp = self.state.store.checkpoint_done(done);
         let (index, term) = mvcc::stamp::applied(&stamp);
+        assert!(both <= index, "a checkpoint never goes back");
         self.checkpoints.finished();
-        // Law 6: the log says that the checkpoint completed before segments are given back.
-        self.wal.append(wal::Record::Checkpoint { index, term });
-        self.wal.release_to(index);
+        // Law 6: the log says that the checkpoint completed before segments are given back; and only up to the one
+        // before, which is the older meta now, so that either meta is a start.
+        let segments = self.wal.segments();
+        self.wal.append(wal::Record::Checkpoint { index, term, sequence });
+        self.wal.release_to(both);
+        if self.wal.segments() < segments {
+            self.segments_released();
+        }
         actions.push(Action::Note(Note::CheckpointFinished { index }));
         self.state.settle_physical(actions);
-        self.drop_cold(actions);
+        self.drop_excess(actions);
     }
 
-    /// Gives memory beyond the budget back, a bounded job at a time.
-    fn drop_cold(&mut self, actions: &mut Vec<Action>) {
-        if let Some(job) = self.state.store.drop_cold(self.options.memory_budget_bytes) {
-            actions.push(Action::DropCold(job));
-        }
+    fn drop_excess(&mut self, actions: &mut Vec<Action>) {
+        let excess = self.memory.excess(self.state.store.private_bytes(), self.now);
+        self.drop_cold(excess, actions);
+    }
+
+    /// Gives about so much private memory back, a bounded job at a time. False when there was nothing to give.
+    fn drop_cold(&mut self, bytes: u64, actions: &mut Vec<Action>) -> bool {
+        let job = self.state.store.drop_cold(bytes, self.memory.idle(self.now));
+        let dropped = job.is_some();
+        actions.extend(job.map(Action::DropCold));
+        dropped
     }
 
     /// Ends when the last proposals are applied and in a checkpoint, and the log says so. Whoever waits for something

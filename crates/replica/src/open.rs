@@ -2,6 +2,11 @@
 //!
 //! The only part of this crate that waits for a disk. It decides between founding and recovering, checks that log
 //! and store meet without a gap, and never repairs anything by guessing: what does not fit is refused in one line.
+//!
+//! The store opens the newest of its two metas that is whole. The log reaches back to the older one (law 6), and knows
+//! the number of the checkpoint that completed last. So when the newest meta is damaged, the older one and the log give
+//! everything back, and the report says what was lost on the way. Two checkpoints behind means that pages may have been
+//! used again since, as in a file that was copied while the member ran: that is refused.
 
 use std::sync::Arc;
 
@@ -11,6 +16,7 @@ use prost::Message;
 use proto::raftpb;
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 use raft::{Config, RawNode};
+use sha1::{Digest, Sha1};
 
 use crate::cluster::{self, Member};
 use crate::machine::{Options, Parts, Replica};
@@ -21,6 +27,8 @@ use crate::storage::Log;
 /// Where the data file and the log stand in the data directory.
 const DATA_FILE: &str = "data";
 const LOG_DIR: &str = "log";
+/// Number of the checkpoint that a new data file begins with: it has nothing in it.
+const FOUNDING: u64 = 1;
 
 /// What this process was told to be.
 pub struct Start {
@@ -40,6 +48,9 @@ pub struct OpenReport {
     pub applied: Index,
     pub replayed_entries: usize,
     pub store: tree::OpenReport,
+    /// A checkpoint that was complete could not be opened any more, in words; the one before and the log replaced it.
+    /// Nothing is lost, but the device loses data.
+    pub checkpoint_lost: Option<String>,
     pub cut: Option<wal::Cut>,
 }
 
@@ -57,6 +68,11 @@ pub enum OpenError {
         applied: Index,
         last: Index,
     },
+    /// The store is older than what the log has let go of.
+    Stale {
+        opened: u64,
+        completed: u64,
+    },
     /// The same: they disagree about an entry.
     Foreign {
         index: Index,
@@ -72,6 +88,10 @@ pub enum OpenError {
     Raft(String),
 }
 
+/// What to do about a directory whose parts do not fit together.
+const REPLACE: &str = "restore a snapshot (a copy of a running member's directory is none: take one with etcdctl \
+                       snapshot save), or remove this member and add it again";
+
 impl std::fmt::Display for OpenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -80,18 +100,22 @@ impl std::fmt::Display for OpenError {
             OpenError::Gap { applied, first } => write!(
                 f,
                 "the store has applied entries up to {applied}, but the log begins at {first}: a part of the log is \
-                 missing; restore the data directory from a backup, or remove this member and add it again"
+                 missing, or the store is an older one; {REPLACE}"
             ),
             OpenError::LogBehind { applied, last } => write!(
                 f,
                 "the store has applied entries up to {applied}, but the log ends at {last}: a part of the log is \
-                 missing, and with it this member's vote; restore the data directory from a backup, or remove this \
-                 member and add it again"
+                 missing, and with it this member's vote; {REPLACE}"
+            ),
+            OpenError::Stale { opened, completed } => write!(
+                f,
+                "the newest whole checkpoint of the store is number {opened}, but the log says that number {completed} \
+                 was complete: the store is an older one, or its metas are damaged; {REPLACE}"
             ),
             OpenError::Foreign { index, store_term, log_term } => write!(
                 f,
                 "entry {index} is of term {store_term} in the store and of term {log_term} in the log: they are not \
-                 of one member; restore the data directory from a backup, or remove this member and add it again"
+                 of one member; {REPLACE}"
             ),
             OpenError::Newer { cluster, own } => write!(
                 f,
@@ -110,10 +134,18 @@ impl std::error::Error for OpenError {}
 pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport), OpenError> {
     let store =
         tree::Store::open(&*files, DATA_FILE, &mvcc::trees::SPECS, start.tree).map_err(OpenError::Store)?;
-    let (mut wal, recovered) = wal::Wal::recover(files, LOG_DIR, start.wal).map_err(OpenError::Log)?;
     let (applied, applied_term) = mvcc::stamp::applied(store.stamp());
+    let (mut wal, recovered) =
+        wal::Wal::recover_from(files, LOG_DIR, start.wal, applied).map_err(OpenError::Log)?;
     let founded = applied == 0 && recovered.last.0 == 0;
     check_together(&recovered, (applied, applied_term))?;
+    let checkpoint_lost = check_sequence(&recovered, store.report())?;
+    let sequence = store.report().sequence;
+    if sequence == FOUNDING && recovered.checkpoint_sequence > FOUNDING {
+        // Numbers of checkpoints begin again.
+        wal.append(wal::Record::Checkpoint { index: 0, term: 0, sequence });
+        write_now(&mut wal).map_err(OpenError::Io)?;
+    }
     check_version(&store, &start.options.cluster_version)?;
 
     let mut entries: Vec<Entry> = recovered
@@ -156,6 +188,7 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
         applied,
         replayed_entries: entries.len(),
         store: store.report().clone(),
+        checkpoint_lost,
         cut: recovered.cut,
     };
 
@@ -185,7 +218,10 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
 /// Ids of requests and leases: two bytes of the member as in etcd, the rest at random and counted up from there. Two
 /// starts would have to meet within the requests of one.
 fn first_id(member: MemberId, boot: u64) -> u64 {
-    (member & 0xffff) << 48 | (base::Random::new(boot).next_u64() & 0x7fff_ffff_ffff) | 1
+    // One-way: clients see these ids, and must not learn the boot number from them. The log rests on that.
+    let hash = Sha1::digest(boot.to_be_bytes());
+    let random = u64::from_be_bytes(std::array::from_fn(|i| hash[i]));
+    (member & 0xffff) << 48 | (random & 0x7fff_ffff_ffff) | 1
 }
 
 /// The log reaches from the store's entry on, and they agree about it.
@@ -207,6 +243,22 @@ fn check_together(recovered: &wal::Recovered, applied: (Index, Term)) -> Result<
     }
 }
 
+/// Compares the checkpoint that was opened with the one that the log knows to be complete: whether it is the one
+/// before, in words, or an error when it is older still.
+fn check_sequence(recovered: &wal::Recovered, store: &tree::OpenReport) -> Result<Option<String>, OpenError> {
+    let (opened, completed) = (store.sequence, recovered.checkpoint_sequence);
+    if completed <= opened {
+        return Ok(None);
+    }
+    // The founding checkpoint reaches no page that could have been used again: the log alone tells all, or has a gap.
+    if completed > opened + 1 && opened != FOUNDING {
+        return Err(OpenError::Stale { opened, completed });
+    }
+    Ok(Some(format!(
+        "checkpoint {completed} was complete and is not there any more; checkpoint {opened} and the log replaced it"
+    )))
+}
+
 fn check_version(store: &tree::Store, own: &str) -> Result<(), OpenError> {
     let stored = store.view().get(mvcc::trees::META, bbolt::schema::cluster::VERSION);
     let Some(cluster) = stored.and_then(|stored| std::str::from_utf8(stored).ok()) else { return Ok(()) };
@@ -221,11 +273,17 @@ fn found(wal: &mut wal::Wal, entry: &Entry) -> std::io::Result<()> {
     wal.append(wal::Record::Entry { term: entry.term, index: entry.index, kind: 1, data: &entry.data });
     let hard_state = wal::HardState { term: entry.term, vote: 0, commit: entry.index };
     wal.append(wal::Record::HardState(hard_state));
+    write_now(wal)?;
+    assert_eq!(wal.durable().index, entry.index, "the founding entry fits a fresh log");
+    Ok(())
+}
+
+fn write_now(wal: &mut wal::Wal) -> std::io::Result<()> {
     while let Some(write) = wal.submit() {
         write.perform()?;
         wal.written(write.seq, write.buf);
     }
-    assert_eq!(wal.durable().index, entry.index, "the founding entry fits a fresh log");
+    assert!(wal.unsubmitted_bytes() == 0, "a few records fit a fresh segment");
     Ok(())
 }
 

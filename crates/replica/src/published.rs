@@ -7,6 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 use base::MemberId;
+#[cfg(doc)]
+use base::limits::HISTORY_HOLD_MS;
+use base::limits::PIN_SLOTS;
 use proto::etcdserverpb::AlarmType;
 
 pub struct Published {
@@ -27,6 +30,8 @@ pub struct Published {
     /// `major << 16 | minor`, 0 while undecided.
     cluster_version: AtomicU64,
     event_revision: AtomicU64,
+    /// For each shard (each has a pin of its own) the oldest revision that a range under way there still reads; `i64::MAX` when there is none.
+    held: Box<[AtomicI64]>,
     compaction_hashes: Mutex<mvcc::hash::CompactionHashes>,
 }
 
@@ -63,6 +68,7 @@ impl Published {
             watchers: AtomicI64::new(0),
             cluster_version: AtomicU64::new(0),
             event_revision: AtomicU64::new(0),
+            held: (0..PIN_SLOTS).map(|_| AtomicI64::new(i64::MAX)).collect(),
             compaction_hashes: Mutex::default(),
         }
     }
@@ -116,6 +122,24 @@ impl Published {
     pub fn add_watchers(&self, delta: i64) {
         let before = self.watchers.fetch_add(delta, Ordering::SeqCst);
         assert!(before + delta >= 0, "watchers are counted down as often as up");
+    }
+
+    /// A shard says what it still reads of history: the revision of its oldest range that is produced piece by piece,
+    /// or nothing. Removal stops short of it, so that a range which began before a compaction is given to its end. For
+    /// [`HISTORY_HOLD_MS`] each, which the shard counts. It is a wish: removal may have passed the revision already,
+    /// which the range notices by itself.
+    pub fn hold_history(&self, shard: u16, oldest: Option<i64>) {
+        self.held[usize::from(shard)].store(oldest.unwrap_or(i64::MAX), Ordering::Release);
+    }
+
+    /// As [`Published::hold_history`], beside what the shard holds already.
+    pub fn hold_history_too(&self, shard: u16, revision: i64) {
+        self.held[usize::from(shard)].fetch_min(revision, Ordering::AcqRel);
+    }
+
+    /// The oldest revision that anybody still reads; `i64::MAX` when nobody reads any.
+    pub(crate) fn held_history(&self) -> i64 {
+        self.held.iter().map(|held| held.load(Ordering::Acquire)).min().unwrap_or(i64::MAX)
     }
 
     /// The limit in force, or `None` when the quota is switched off.

@@ -345,6 +345,72 @@ fn compactions_keep_their_hash_unless_the_one_before_was_under_way() {
     assert_eq!(kept(&rig), [(10, -1), (20, 10), (45, 40)]);
 }
 
+/// A range that began before a compaction and let its snapshot go on the way is given to its end: removal stops short
+/// of what it reads, and goes on when it has ended. New requests for that revision are refused at once, as in etcd.
+#[test]
+fn a_range_that_began_before_a_compaction_is_given_to_its_end() {
+    let mut rig = serving();
+    for round in 0..3u8 {
+        for key in 0..40 {
+            rig.ask(put(&format!("key-{key:02}"), &[round; 50])).unwrap();
+        }
+    }
+    let all = pb::RangeRequest { key: b"key".to_vec(), range_end: b"kez".to_vec(), ..Default::default() };
+    let begun = {
+        let snapshot = rig.snapshot();
+        let old = pb::RangeRequest { revision: 60, ..all.clone() };
+        mvcc::RangeCursor::new(mvcc::Revisions::of(snapshot.stamp()), &old).unwrap().unwrap()
+    };
+    let expected = mvcc::range(rig.snapshot().view(), mvcc::Revisions::of(rig.snapshot().stamp()), &{
+        pb::RangeRequest { revision: 60, ..all.clone() }
+    })
+    .unwrap()
+    .to_message()
+    .kvs;
+    rig.replica.published().hold_history(3, Some(begun.revision()));
+    let physical = rig.propose(compact(121, true));
+    rig.settle();
+    assert!(!rig.is_answered(physical), "the physical end has to wait");
+    assert!(!rig.notes.contains(&Note::CompactionFinished { revision: 121 }));
+    let mut cursor = begun.clone();
+    let mut given = Vec::new();
+    while !cursor.is_done() {
+        // A newer snapshot for each step, and time in between: removal looks again and again.
+        rig.tick(200);
+        rig.settle();
+        let snapshot = rig.snapshot();
+        let mut rows = mvcc::Rows::new();
+        cursor.step(snapshot.view(), 100, &mut rows).unwrap();
+        given.extend(rows.to_messages());
+    }
+    assert_eq!(given, expected);
+    let snapshot = rig.snapshot();
+    let refused = mvcc::RangeCursor::new(
+        mvcc::Revisions::of(snapshot.stamp()),
+        &pb::RangeRequest { revision: 60, ..all.clone() },
+    );
+    assert_eq!(refused.err(), Some(errors::COMPACTED));
+    drop(snapshot);
+    // While it is held up nothing spins, checkpoints are made, and what is not history is as always.
+    assert!(!rig.replica.has_work());
+    rig.tick(10_000);
+    rig.settle();
+    rig.ask(put("another", b"1")).unwrap();
+    // The oldest of all shards counts.
+    rig.replica.published().hold_history_too(5, 100);
+    rig.replica.published().hold_history(3, None);
+    rig.tick(200);
+    rig.settle();
+    assert!(!rig.is_answered(physical));
+    let mut rows = mvcc::Rows::new();
+    assert_eq!(begun.clone().step(rig.snapshot().view(), 100, &mut rows), Err(errors::COMPACTED));
+    rig.replica.published().hold_history(5, None);
+    rig.tick(200);
+    rig.settle();
+    assert!(matches!(rig.answer(physical), Ok(Response::Compact(_))));
+    assert!(rig.notes.contains(&Note::CompactionFinished { revision: 121 }));
+}
+
 #[test]
 fn an_interrupted_removal_goes_on_after_a_restart() {
     let policy = CheckpointPolicy { interval_ms: 1, ..Setup::default().policy };

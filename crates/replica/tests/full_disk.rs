@@ -388,3 +388,26 @@ fn a_disk_that_fills_and_empties_at_random_loses_nothing() {
     }
     assert!(refused > 150, "{refused}");
 }
+
+/// Not a byte left on the disk: a start takes a segment that was kept ready, says that the reserve cannot be had, and
+/// serves what it has; again and again.
+#[test]
+fn a_start_needs_no_room_on_the_disk() {
+    let mut rig = Rig::serving(SimFiles::new(), Setup::default(), 1);
+    for number in 0..60 {
+        rig.ask(put(&format!("key-{number}"), &[number; 3000])).unwrap();
+    }
+    let hash = rig.hash_kv();
+    let mut files = rig.crash(&mut |count, _| KeepSet::none(count));
+    let wants_more = Setup { reserve_bytes: 64 << 20, ..Setup::default() };
+    for start in 2..8 {
+        files.set_capacity(used(&files));
+        let (replica, report) =
+            rig::open(&files, &wants_more, start).unwrap_or_else(|error| panic!("start {start}: {error}"));
+        assert!(report.store.reserve_missing.is_some(), "start {start}");
+        let mut rig = Rig::over(files, replica, wants_more.clone(), start);
+        rig.settle();
+        assert_eq!((rig.ready, rig.hash_kv()), (1, hash), "start {start}");
+        files = rig.crash(&mut |count, _| KeepSet::none(count));
+    }
+}

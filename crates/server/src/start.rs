@@ -298,6 +298,10 @@ fn log_report(report: &replica::OpenReport) {
     if let Some(what) = &report.store.unreadable {
         emit(Level::Warn, "a meta of the data file is not whole; the other one was used", &[("what", what)]);
     }
+    if let Some(what) = &report.checkpoint_lost {
+        let message = "the data file lost a checkpoint that the disk had confirmed; the log made up for it, check the disk";
+        emit(Level::Error, message, &[("what", what)]);
+    }
     if let Some(what) = &report.store.bitmap_rebuilt {
         emit(Level::Warn, "the allocation bitmap was damaged and has been rebuilt", &[("what", what)]);
     }

@@ -53,6 +53,20 @@ impl Bits {
         old
     }
 
+    /// How many of these are members here and in `other`, when there is one.
+    pub fn count_in(&self, range: std::ops::Range<u32>, other: Option<&Bits>) -> u32 {
+        let word = |bits: &Bits, at: usize| bits.words.get(at).copied().unwrap_or(0);
+        let (mut from, mut count) = (range.start, 0);
+        while from < range.end {
+            let at = from as usize / 64;
+            let next = (from / 64 + 1).saturating_mul(64).min(range.end);
+            let here = u64::MAX << (from % 64) & u64::MAX >> (64 - (next - at as u32 * 64));
+            count += (word(self, at) & other.map_or(u64::MAX, |other| word(other, at)) & here).count_ones();
+            from = next;
+        }
+        count
+    }
+
     /// The lowest member at or above `from`.
     pub fn next_from(&self, from: u32) -> Option<u32> {
         let mut word = from as usize / 64;
@@ -157,14 +171,6 @@ impl FreeSet {
             at /= 64;
         }
         self.count -= 1;
-    }
-
-    pub fn insert_run(&mut self, first: u32, pages: u32) {
-        (first..first + pages).for_each(|no| self.insert(no));
-    }
-
-    pub fn remove_run(&mut self, first: u32, pages: u32) {
-        (first..first + pages).for_each(|no| self.remove(no));
     }
 
     /// The lowest member at or above `from`.
@@ -285,6 +291,15 @@ mod tests {
             assert_eq!(bits.count(), model.len() as u64);
         }
         assert!(bits.iter().eq(model.iter().copied()));
+        let even = Bits::from_words(vec![0x5555_5555_5555_5555; 3000]);
+        for _ in 0..2000 {
+            let from = random.below(300_000) as u32;
+            let range = from..from + random.below(200) as u32;
+            let members: Vec<u32> = model.range(range.clone()).copied().collect();
+            assert_eq!(bits.count_in(range.clone(), None), members.len() as u32);
+            let both = members.iter().filter(|no| **no % 2 == 0 && **no < 3000 * 64).count();
+            assert_eq!(bits.count_in(range, Some(&even)), both as u32);
+        }
     }
 
     #[test]
@@ -304,8 +319,10 @@ mod tests {
         for n in (1..=32).rev() {
             while let Some(at) = set.find_run(n, 32, true) {
                 assert!(has(&model, at, n), "{at} {n}");
-                set.remove_run(at, n);
-                (at..at + n).for_each(|no| assert!(model.remove(&no)));
+                (at..at + n).for_each(|no| {
+                    set.remove(no);
+                    assert!(model.remove(&no));
+                });
             }
             assert!(!(0..4096).any(|at| has(&model, at, n)), "a thorough search misses nothing");
         }

@@ -11,6 +11,9 @@
 //! | during the write of the meta | the last one, in the other slot | as above |
 //! | after the second sync began | this one, or as above | durable by the first sync |
 //!
+//! After a start that had to pass by a whole meta, because a root of it was damaged, that meta is cleared, and synced,
+//! before anything else: the pages that only it reaches are free.
+//!
 //! Any error of the job is for the caller to end the process with (law 8): nothing here is tried again.
 
 use std::io;
@@ -58,6 +61,8 @@ pub(crate) struct Checkpoints {
     newer: Durable,
     older: Option<Durable>,
     running: Option<Running>,
+    /// A meta above `newer` is whole, and what it reaches is not: no page may be written before that meta is gone.
+    false_meta: bool,
 }
 
 impl Checkpoints {
@@ -66,7 +71,13 @@ impl Checkpoints {
             older.as_ref().is_none_or(|older| older.sequence < newer.sequence),
             "sequences count upwards"
         );
-        Checkpoints { newer, older, running: None }
+        Checkpoints { newer, older, running: None, false_meta: false }
+    }
+
+    /// The slot that the next checkpoint takes holds a meta that must not count any more.
+    pub fn note_false_meta(&mut self) {
+        assert!(self.older.is_none(), "a store has two slots");
+        self.false_meta = true;
     }
 
     /// Of the older durable meta; of the only one while there is but one.
@@ -77,6 +88,11 @@ impl Checkpoints {
     /// Whether the page is among those that a running job stamps and writes.
     pub fn is_being_written(&self, no: u32) -> bool {
         self.running.as_ref().is_some_and(|running| running.dirty.contains(no))
+    }
+
+    /// The pages that a running job stamps and writes.
+    pub fn being_written(&self) -> Option<&Bits> {
+        self.running.as_ref().map(|running| &*running.dirty)
     }
 
     /// Pages of bitmaps, which are neither live nor free.
@@ -103,13 +119,15 @@ pub struct CheckpointJob {
     dirty: Arc<Bits>,
     live: Bits,
     meta: Meta,
+    clear_slot: bool,
     bandwidth: Arc<AtomicU64>,
 }
 
 /// A checkpoint that is durable; for [`Store::checkpoint_done`].
 #[derive(Debug)]
 pub struct CheckpointDone {
-    sequence: u64,
+    /// Of the checkpoint, from 1.
+    pub sequence: u64,
     /// Written, bytes.
     pub bytes: u64,
 }
@@ -156,7 +174,8 @@ impl Store {
         };
         self.checkpoints.running = Some(Running { durable, dirty: dirty.clone() });
         let (space, bandwidth) = (self.readers.space().clone(), self.bandwidth.clone());
-        Some(CheckpointJob { space, dirty, live, meta, bandwidth })
+        let clear_slot = std::mem::take(&mut self.checkpoints.false_meta);
+        Some(CheckpointJob { space, dirty, live, meta, clear_slot, bandwidth })
     }
 
     /// Takes note that the job has ended well: what only the meta before the last one held is free. Returns the
@@ -203,13 +222,20 @@ impl CheckpointJob {
     /// Writes and syncs; blocks for as long as the device takes. After an error the process must end.
     pub fn run(mut self) -> io::Result<CheckpointDone> {
         let mut pace = Pace { bandwidth: self.bandwidth.clone(), bytes: 0, debt: Duration::ZERO };
+        let mut block = AlignedBuf::zeroed(PAGE_BYTES);
+        let slot = u64::from(self.meta.slot()) * PAGE_BYTES as u64;
+        if self.clear_slot {
+            // Its broken page may be written anew, and would then look whole.
+            let file = self.space.mapping().file();
+            file.write_at(slot, &block)?;
+            file.sync()?;
+        }
         self.write_pages(&mut pace)?;
         self.write_bitmap()?;
         let file = self.space.mapping().file();
         file.sync()?;
-        let mut block = AlignedBuf::zeroed(PAGE_BYTES);
         self.meta.encode(&mut block);
-        file.write_at(u64::from(self.meta.slot()) * PAGE_BYTES as u64, &block)?;
+        file.write_at(slot, &block)?;
         file.sync()?;
         Ok(CheckpointDone { sequence: self.meta.sequence, bytes: pace.bytes })
     }

@@ -4,25 +4,28 @@
 //! same bytes when it belongs to a completed checkpoint; the next use then finds it in the page cache. Both jobs
 //! block and belong on a helper thread.
 //!
-//! Invariant: a page under a drop is live and durable, or out of the free set; the first cannot be reused while the
-//! drop runs ([`crate::pages::Pages::bounds`]), the second comes back when it has ended.
+//! Drops go by windows of pages side by side ([`crate::pages::Pages::window`]), all or nothing: each call to the system
+//! flushes the TLBs of all cores, so few large ones it must be, and huge pages come back whole.
+//!
+//! Invariant: what a drop covers is durable or of no use, and is not written while the drop runs: live pages are
+//! immutable, free ones are withheld, waiting ones come free only after it ([`crate::pages::Pages::bounds`]), and a
+//! window with a page that is in memory alone, or belongs to a checkpoint's bitmap, is passed by.
 
 use std::io;
 use std::sync::Arc;
 
+use crate::bits::Bits;
 use crate::node::PAGE_BYTES;
 use crate::pages::Extent;
 use crate::space::Space;
 use crate::store::Store;
 
-/// Free pages kept ready, pages: 8 MiB, some milliseconds of the heaviest writing.
-const POPULATE_PAGES: usize = 2048;
-/// A job is made when at least this many are missing.
-const POPULATE_MIN_PAGES: usize = 256;
+/// Free pages made ready at once, pages, at least and at most: twice what was taken since the last time, and so, under
+/// the heaviest writing, 32 MiB. An idle store makes none: what it gives back stays so.
+const POPULATE_PAGES_MIN: u64 = 256;
+const POPULATE_PAGES_MAX: u64 = 8192;
 /// One drop covers at most this, pages: 64 MiB.
 const DROP_PAGES: u64 = 16 << 10;
-/// The lowest free pages stay in memory: they are used next.
-const FREE_PAGES_KEPT: usize = 2 * POPULATE_PAGES;
 
 /// Makes free pages private memory, so that the writer takes no fault.
 pub struct PopulateJob {
@@ -48,17 +51,18 @@ impl PopulateJob {
 #[must_use = "pages of a drop that is not run and reported stay unusable"]
 pub struct DropJob {
     space: Arc<Space>,
-    /// Private memory of pages in use.
-    live: Vec<Extent>,
-    /// Pages in use that are mapped from the page cache, if at all.
-    mapped: Vec<Extent>,
-    free: Vec<Extent>,
+    /// Whole windows.
+    windows: Vec<Extent>,
+    /// Those among them to read into the page cache: an idle store has time for that. What a busy one gives back is
+    /// mostly what was appended, which is seldom read again.
+    wanted: Vec<Extent>,
+    withheld: Vec<Extent>,
 }
 
 /// For [`Store::drop_done`].
 #[derive(Debug)]
 pub struct DropDone {
-    free: Vec<Extent>,
+    withheld: Vec<Extent>,
 }
 
 impl DropJob {
@@ -66,57 +70,50 @@ impl DropJob {
     /// the process must end: the pages could not be read (law 8).
     pub fn run(self) -> io::Result<DropDone> {
         let mapping = self.space.mapping();
-        for extent in &self.live {
+        for extent in &self.wanted {
             // A checkpoint's direct writes are in no cache: without this the next use would wait for the disk.
             mapping.read_ahead(extent.page, extent.pages);
+        }
+        for extent in &self.windows {
             mapping.discard(extent.page, extent.pages)?;
         }
-        for extent in self.mapped.iter().chain(&self.free) {
-            mapping.discard(extent.page, extent.pages)?;
-        }
-        Ok(DropDone { free: self.free })
+        Ok(DropDone { withheld: self.withheld })
     }
 
     pub fn bytes(&self) -> u64 {
-        let pages = self
-            .live
-            .iter()
-            .chain(&self.mapped)
-            .chain(&self.free)
-            .map(|extent| u64::from(extent.pages))
-            .sum::<u64>();
-        pages * PAGE_BYTES as u64
+        self.windows.iter().map(|extent| u64::from(extent.pages) * PAGE_BYTES as u64).sum()
     }
 }
 
-fn push(extents: &mut Vec<Extent>, no: u32) {
+fn push(extents: &mut Vec<Extent>, page: u32, pages: u32) {
     match extents.last_mut() {
-        Some(last) if last.page + last.pages == no => last.pages += 1,
-        _ => extents.push(Extent { page: no, pages: 1 }),
+        Some(last) if last.page + last.pages == page => last.pages += pages,
+        _ => extents.push(Extent { page, pages }),
     }
+}
+
+/// What of a window would be given back.
+struct Window {
+    pages: std::ops::Range<u32>,
+    private: u32,
+    private_live: u32,
 }
 
 impl Store {
     /// A job that makes the pages that will be allocated next private memory; `None` when enough are.
     pub fn populate_job(&mut self) -> Option<PopulateJob> {
-        if self.pages.ready > POPULATE_PAGES / 2 {
+        let ready = self.pages.ready_pages();
+        let ahead = (2 * self.pages.taken).clamp(POPULATE_PAGES_MIN, POPULATE_PAGES_MAX);
+        if self.pages.taken == 0 || ready > ahead / 2 || Arc::strong_count(&self.populating) > 1 {
             return None;
         }
-        let next: Vec<u32> = self.pages.next_to_use().take(POPULATE_PAGES).collect();
-        let cold = |no: &&u32| !self.pages.private.contains(**no);
-        let missing = next.iter().filter(cold).count();
-        if missing < POPULATE_MIN_PAGES {
-            self.pages.ready = next.len();
+        self.pages.taken = 0;
+        let warmed = self.pages.warm_up((ahead - ready) as usize);
+        if warmed.is_empty() {
             return None;
         }
         let mut extents = Vec::new();
-        for no in next.iter().filter(cold) {
-            push(&mut extents, *no);
-        }
-        next.iter().for_each(|no| {
-            self.pages.private.insert(*no);
-        });
-        self.pages.ready = next.len();
+        warmed.into_iter().for_each(|no| push(&mut extents, no, 1));
         Some(PopulateJob { space: self.readers.space().clone(), extents, _underway: self.populating.clone() })
     }
 
@@ -125,97 +122,79 @@ impl Store {
         self.pages.private.count() * PAGE_BYTES as u64
     }
 
-    /// When private memory exceeds `budget_bytes`: a job that gives back free pages, from the end, and pages of
-    /// completed checkpoints, in turn. `None` when there is nothing to do or a drop is under way.
-    pub fn drop_cold(&mut self, budget_bytes: u64) -> Option<DropJob> {
-        if self.dropping.is_some() {
-            return None;
+    /// A job that gives back about `bytes` of private memory, in turn over the file. `None` when there is nothing to
+    /// do, or a drop or populating is under way. `idle`: nothing is written at present, so no free page is wanted soon.
+    pub fn drop_cold(&mut self, bytes: u64, idle: bool) -> Option<DropJob> {
+        if idle && !self.dropping && bytes >= PAGE_BYTES as u64 {
+            self.pages.cool();
         }
-        let excess = self.private_bytes().saturating_sub(budget_bytes) / PAGE_BYTES as u64;
-        let want = excess.min(DROP_PAGES);
-        if want == 0 {
-            return None;
-        }
-        let mut free = Vec::new();
-        let kept: Vec<u32> = self.pages.next_to_use().skip(FREE_PAGES_KEPT).collect();
-        let droppable = |no: &u32| self.pages.private.contains(*no) && *no < self.pages.frontier();
-        let mut from_free: Vec<u32> = kept.into_iter().rev().filter(droppable).take(want as usize).collect();
-        from_free.sort_unstable();
-        for no in &from_free {
-            self.pages.withhold(*no);
-            push(&mut free, *no);
-        }
-        let mut live = Vec::new();
-        let mut found = from_free.len() as u64;
-        let start = self.drop_hand;
-        let mut wrapped = false;
-        while found < want {
-            match self.pages.private.next_from(self.drop_hand) {
-                Some(no) if !wrapped || no < start => {
-                    self.drop_hand = no + 1;
-                    if self.pages.live.contains(no)
-                        && !self.pages.dirty.contains(no)
-                        && !self.checkpoints.is_being_written(no)
-                    {
-                        push(&mut live, no);
-                        found += 1;
-                    }
-                }
-                None if !wrapped => {
-                    self.drop_hand = 0;
-                    wrapped = true;
-                }
-                _ => break,
-            }
-        }
-        if found == 0 {
-            return None;
-        }
-        for extent in live.iter().chain(&free) {
-            (extent.page..extent.page + extent.pages).for_each(|no| {
-                self.pages.private.remove(no);
-            });
-        }
-        // Pages superseded from now on may be under the drop: they wait for its end.
-        self.dropping = Some(self.batch() - 1);
-        Some(DropJob { space: self.readers.space().clone(), live, mapped: Vec::new(), free })
+        // What is free or soon will be is wanted next by a busy store.
+        let gain = |window: &Window| {
+            if idle || window.private == window.private_live { window.private } else { 0 }
+        };
+        self.drop_windows(bytes, idle, gain)
     }
 
-    /// A job that unmaps up to `bytes` of pages in use that were read but not written: they stay in the page cache,
-    /// and this process stops being charged for them. In turn over the file. `None` while a drop is under way.
+    /// A job that unmaps about `bytes` of what was read, in turn over the file: it stays in the page cache, and this
+    /// process stops being charged for it. `None` while a drop is under way.
     pub fn drop_mapped(&mut self, bytes: u64) -> Option<DropJob> {
-        if self.dropping.is_some() {
-            return None;
-        }
+        self.drop_windows(bytes, true, |window| window.pages.end - window.pages.start)
+    }
+
+    /// Gathers windows until `gain` pages of them make `bytes`.
+    fn drop_windows(&mut self, bytes: u64, idle: bool, gain: impl Fn(&Window) -> u32) -> Option<DropJob> {
         let want = (bytes / PAGE_BYTES as u64).min(DROP_PAGES);
-        let mut mapped = Vec::new();
-        let mut found = 0;
-        let mut looked = 0;
-        let pages = u64::from(self.pages.frontier());
-        while found < want && looked < pages.min(4 * DROP_PAGES) {
-            let no = self.mapped_hand;
-            self.mapped_hand = if u64::from(no) + 1 >= pages { 0 } else { no + 1 };
-            looked += 1;
-            if self.pages.live.contains(no)
-                && !self.pages.private.contains(no)
-                && !self.pages.dirty.contains(no)
-                && !self.checkpoints.is_being_written(no)
-            {
-                push(&mut mapped, no);
-                found += 1;
-            }
-        }
-        if found == 0 {
+        if self.dropping || want == 0 || Arc::strong_count(&self.populating) > 1 {
             return None;
         }
-        self.dropping = Some(self.batch() - 1);
-        Some(DropJob { space: self.readers.space().clone(), live: Vec::new(), mapped, free: Vec::new() })
+        let window_pages = self.pages.window();
+        let windows = self.pages.frontier() / window_pages;
+        let (mut found, mut dropped, mut wanted, mut withheld) = (0, Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..windows {
+            if found >= want {
+                break;
+            }
+            let no = if self.drop_hand < windows { self.drop_hand } else { 0 };
+            self.drop_hand = no + 1;
+            let Some(window) = self.window(no).filter(|window| gain(window) > 0) else { continue };
+            found += u64::from(gain(&window));
+            let (page, pages) = (window.pages.start, window_pages);
+            push(&mut dropped, page, pages);
+            if idle && window.private_live > window_pages / 4 {
+                push(&mut wanted, page, pages);
+            }
+            self.pages.withhold(window.pages, |no| push(&mut withheld, no, 1));
+        }
+        if dropped.is_empty() {
+            return None;
+        }
+        self.dropping = true;
+        let space = self.readers.space().clone();
+        Some(DropJob { space, windows: dropped, wanted, withheld })
+    }
+
+    /// `None` when something in the window must stay in memory.
+    fn window(&self, no: u32) -> Option<Window> {
+        let pages = no * self.pages.window()..(no + 1) * self.pages.window();
+        assert!(pages.end <= self.pages.frontier(), "a window is below the tail");
+        let any = |bits: &Bits| bits.count_in(pages.clone(), None) > 0;
+        let overlaps = |held: Extent| held.page < pages.end && pages.start < held.page + held.pages;
+        if any(&self.pages.dirty)
+            || any(&self.pages.loose)
+            || self.checkpoints.being_written().is_some_and(any)
+            || self.checkpoints.held().any(overlaps)
+        {
+            return None;
+        }
+        let private = self.pages.private.count_in(pages.clone(), None);
+        let private_live = self.pages.private.count_in(pages.clone(), Some(&self.pages.live));
+        Some(Window { pages, private, private_live })
     }
 
     /// Takes note that the drop has ended.
     pub fn drop_done(&mut self, done: DropDone) {
-        assert!(self.dropping.take().is_some(), "a drop is under way");
-        for extent in done.free {
+        assert!(std::mem::take(&mut self.dropping), "a drop is under way");
+        for extent in done.withheld {
             self.pages.free_held(extent);
         }
         self.release();

@@ -3,6 +3,10 @@
 //! A file comes into being under another name and is renamed when its first meta is durable, so a file of this name
 //! always has one. Of two whole metas the one with the higher sequence counts. A slot that is not whole is what a
 //! crash during its write leaves, or damage: the log knows which ([`OpenReport::unreadable`]).
+//!
+//! A root page that is not as its checkpoint wrote it is damage, or the file was copied while somebody wrote to it.
+//! Then the older meta counts, if its roots are whole: the log still reaches back to it (law 6). A root with a number
+//! above its meta's is of a later checkpoint, so the page was used again and the meta is of no use.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +16,7 @@ use disk::{AlignedBuf, File, Files, Mapping, OpenMode};
 use crate::bits::Bits;
 use crate::checkpoint::{Checkpoints, Durable};
 use crate::meta::{Meta, SLOTS, Slot, records, suffix_of};
-use crate::node::PAGE_BYTES;
+use crate::node::{BRANCH, LEAF, PAGE_BYTES, STAMP_BYTES, u32_at, u64_at};
 use crate::order::{Order, TreeSpec};
 use crate::pages::{Extent, Pages};
 use crate::pins::{Root, TreeRoot};
@@ -88,8 +92,8 @@ pub struct OpenReport {
     pub created: bool,
     /// Sequence of the checkpoint that was opened.
     pub sequence: u64,
-    /// The other meta slot is not whole, in words: a checkpoint was cut short by a crash, or its meta was damaged
-    /// since. If the log says that a checkpoint newer than this stamp was complete, it is damage.
+    /// The other meta slot is not whole, or what it reaches is not, in words: a checkpoint was cut short by a crash, or
+    /// damaged since. If the log says that a checkpoint newer than this one was complete, it is damage.
     pub unreadable: Option<String>,
     /// The allocation bitmap was damaged and has been rebuilt from the pages, in words.
     pub bitmap_rebuilt: Option<String>,
@@ -197,20 +201,18 @@ impl Opening<'_> {
         mut report: OpenReport,
     ) -> Result<Store, OpenError> {
         let mapped = space.mapping().pages();
-        if newer.pages > mapped {
-            let what = format!("checkpoint {} has {} pages, the file {mapped}", newer.sequence, newer.pages);
-            return Err(self.damaged(what));
-        }
-        for (i, tree) in newer.trees.iter().enumerate().filter(|(_, tree)| tree.root.page != 0) {
-            let page = tree.root.page;
-            let sound = page >= SLOTS && page < newer.pages;
-            if !sound || !space.is_node(page) || !space.stamp_holds(page) {
-                let what = format!(
-                    "page {page}, the root of tree {:?}, is not as checkpoint {} wrote it",
-                    specs[i].name, newer.sequence
-                );
+        let (mut newer, mut older) = (newer, older);
+        let mut false_meta = false;
+        if let Some(what) = self.broken(&newer, mapped, specs)? {
+            let Some(fallback) = older.take() else { return Err(self.damaged(what)) };
+            check_trees(self.name, &fallback, specs)?;
+            if self.broken(&fallback, mapped, specs)?.is_some() {
                 return Err(self.damaged(what));
             }
+            let sequence = fallback.sequence;
+            report.sequence = sequence;
+            report.unreadable = Some(format!("{}: {what}; opened checkpoint {sequence}", self.name));
+            (newer, false_meta) = (fallback, true);
         }
         let live = match self.bitmap(&newer)? {
             Some(live) => live,
@@ -224,7 +226,7 @@ impl Opening<'_> {
         };
         // The older meta is kept a whole tree as long as it is one. If its bitmap is gone, its pages tell; if they
         // do not, there is nothing left to keep.
-        let mut older = older.filter(|older| older.pages <= mapped);
+        older = older.filter(|older| older.pages <= mapped);
         let mut older_live = Bits::default();
         if let Some(meta) = &older {
             match self.bitmap(meta)?.map_or_else(|| reachable(&space, specs, meta), Ok) {
@@ -245,7 +247,10 @@ impl Opening<'_> {
             bitmap: meta.bitmap,
             pages: meta.pages,
         };
-        let checkpoints = Checkpoints::new(durable(&newer), older.as_ref().map(durable));
+        let mut checkpoints = Checkpoints::new(durable(&newer), older.as_ref().map(durable));
+        if false_meta {
+            checkpoints.note_false_meta();
+        }
         let frontier = newer.pages.max(older.as_ref().map_or(0, |older| older.pages));
         let held: Vec<Extent> = checkpoints.held().collect();
         let mut pages = Pages::new(SLOTS, mapped, space.mapping().chunk_pages());
@@ -254,6 +259,41 @@ impl Opening<'_> {
         trees.resize(specs.len(), TreeRoot::default());
         let root = Root { publication: newer.publication, stamp: newer.stamp, trees: trees.into() };
         Ok(Store::assemble(space, specs, root, pages, checkpoints, options, report))
+    }
+
+    /// What a meta names and is not as its checkpoint wrote it, in words: the file's length, the roots.
+    fn broken(
+        &self,
+        meta: &Meta,
+        mapped: u32,
+        specs: &'static [TreeSpec],
+    ) -> Result<Option<String>, OpenError> {
+        let sequence = meta.sequence;
+        if meta.pages > mapped {
+            return Ok(Some(format!("checkpoint {sequence} has {} pages, the file {mapped}", meta.pages)));
+        }
+        for (spec, tree) in specs.iter().zip(&meta.trees).filter(|(_, tree)| tree.root.page != 0) {
+            let page = tree.root.page;
+            if page < SLOTS || page >= meta.pages || !self.is_root(page, sequence)? {
+                let name = spec.name;
+                return Ok(Some(format!(
+                    "page {page}, the root of tree {name:?}, is not as checkpoint {sequence} wrote it"
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the page is a node of a checkpoint up to `sequence`, every byte of it.
+    fn is_root(&self, page: u32, sequence: u64) -> Result<bool, OpenError> {
+        let mut block = AlignedBuf::zeroed(PAGE_BYTES);
+        let offset = u64::from(page) * PAGE_BYTES as u64;
+        self.file.read_at(offset, &mut block).map_err(|source| self.io(source))?;
+        let kind = block[STAMP_BYTES];
+        Ok(matches!(kind, LEAF | BRANCH)
+            && u32_at(&block, 0) == base::crc32c(&block[4..])
+            && u32_at(&block, 4) == page
+            && u64_at(&block, 8) <= sequence)
     }
 
     /// The bitmap that a meta names; `None` when it is not what the meta says.

@@ -8,6 +8,15 @@
 //! - Any other page waits for the pins and for the older of the two durable metas, so that either is a whole tree.
 //! - A page born and superseded in the same batch never was anyone's: it is free at once.
 //!
+//! Leaves at the right edge of a tree, where entries are appended, get pages apart from the others, set aside by
+//! windows: what was appended is seldom touched again, and so leaves memory in large pieces.
+//!
+//! While a drop of cold pages runs ([`crate::cold`]) no page of a checkpoint comes free: what the drop covers must not
+//! be written to.
+//!
+//! Free pages that are private memory already are used before others: reading a stale page of the file only to
+//! overwrite it is dear.
+//!
 //! Numbers: a page superseded in batch `w` is reached by publications below `w` only.
 
 use std::collections::VecDeque;
@@ -37,12 +46,15 @@ pub(crate) struct Holders {
     pub oldest_pin: u64,
     /// The publication of the older durable meta, or of the only one.
     pub older_meta: u64,
-    /// The publication at which a drop of cold pages began that is still under way.
-    pub dropping: Option<u64>,
+    /// A drop of cold pages is under way.
+    pub dropping: bool,
 }
 
 /// Hot free pages of each run length kept for reuse before all others; more go to the common set.
 const HOT_PAGES_MAX: usize = 4096;
+/// A window, pages: a huge page of the processor, where a chunk has 32 of them; never less than the second figure.
+const WINDOW_PAGES: u32 = 512;
+const WINDOW_PAGES_MIN: u32 = 16;
 /// Run lengths, pages, that have a hot list.
 const HOT_LENGTHS: usize = 32;
 
@@ -54,10 +66,18 @@ pub(crate) struct Pages {
     pub dirty: Bits,
     /// In private memory: written (or populated for writing) since the mapping or the last drop.
     pub private: Bits,
+    /// Not live, and what is in memory must stay: fleeting pages that wait, and hot free ones.
+    pub loose: Bits,
     free: FreeSet,
+    /// Those of `free` that are private memory.
+    warm: FreeSet,
     /// By length in pages, from 1: the last freed is the first used.
     hot: Vec<Vec<u32>>,
     hot_pages: u64,
+    /// Set aside for right edges, and free; the last is the first used.
+    edge: Vec<u32>,
+    /// Set aside so, free or not.
+    edges: Bits,
     /// All pages from here on were never used: `frontier..mapped`.
     frontier: u32,
     mapped: u32,
@@ -71,8 +91,10 @@ pub(crate) struct Pages {
     spare: Vec<Vec<Extent>>,
     /// The file shrinks to this: freed pages go among the others at once, and runs take the lowest hole.
     pub ceiling: Option<u32>,
-    /// About so many of the pages that come next are private memory already.
-    pub ready: usize,
+    /// Pages allocated since some were made ready last.
+    pub taken: u64,
+    /// The tail is private memory up to here.
+    tail_warm: u32,
 }
 
 impl Pages {
@@ -89,9 +111,14 @@ impl Pages {
         self.chunk
     }
 
+    /// Pages of a window, in which pages are set aside and leave memory. Windows begin at multiples of it.
+    pub fn window(&self) -> u32 {
+        (self.chunk / 32).clamp(WINDOW_PAGES_MIN.min(self.chunk), WINDOW_PAGES)
+    }
+
     /// Free pages, those never used included.
     pub fn free_pages(&self) -> u64 {
-        self.free.count() + self.hot_pages + self.tail_pages()
+        self.free.count() + self.hot_pages + self.edge.len() as u64 + self.tail_pages()
     }
 
     /// Pages at the end that were never used.
@@ -113,12 +140,13 @@ impl Pages {
         if thorough {
             self.cool();
         }
-        self.tail_start(pages).is_some() || self.free.find_run(pages, self.chunk, thorough).is_some()
+        self.tail_start(pages, self.chunk).is_some()
+            || self.free.find_run(pages, self.chunk, thorough).is_some()
     }
 
-    /// Where a run from the tail would begin: runs do not cross chunks.
-    fn tail_start(&self, pages: u32) -> Option<u32> {
-        let room = self.chunk - self.frontier % self.chunk;
+    /// Where a run from the tail would begin: runs do not cross multiples of `within`.
+    fn tail_start(&self, pages: u32, within: u32) -> Option<u32> {
+        let room = within - self.frontier % within;
         let start = if room >= pages { self.frontier } else { self.frontier.checked_add(room)? };
         (start.checked_add(pages)? <= self.mapped).then_some(start)
     }
@@ -136,11 +164,29 @@ impl Pages {
     }
 
     fn mark_live(&mut self, first: u32, pages: u32) {
-        self.ready = self.ready.saturating_sub(pages as usize);
+        self.taken += u64::from(pages);
         for no in first..first + pages {
             assert!(self.live.insert(no), "page {no} is allocated once");
             self.dirty.insert(no);
             self.private.insert(no);
+        }
+    }
+
+    fn give_free(&mut self, extent: Extent) {
+        for no in extent.page..extent.page + extent.pages {
+            self.free.insert(no);
+            if self.private.contains(no) {
+                self.warm.insert(no);
+            }
+        }
+    }
+
+    fn take_free(&mut self, first: u32, pages: u32) {
+        for no in first..first + pages {
+            self.free.remove(no);
+            if self.private.contains(no) {
+                self.warm.remove(no);
+            }
         }
     }
 
@@ -149,25 +195,25 @@ impl Pages {
             && let Some(first) = hot.pop()
         {
             self.hot_pages -= u64::from(pages);
+            (first..first + pages).for_each(|no| assert!(self.loose.remove(no), "hot page {no} is known"));
             return Some(first);
         }
-        let found = if pages == 1 {
-            self.free.next_from(0)
-        } else {
-            self.free.find_run(pages, self.chunk, self.ceiling.is_some())
+        let shrinking = self.ceiling.is_some();
+        let warm = match pages {
+            _ if shrinking => None,
+            1 => self.warm.next_from(0),
+            _ => self.warm.find_run(pages, self.chunk, false),
         };
+        let found = warm.or_else(|| match pages {
+            1 => self.free.next_from(0),
+            _ => self.free.find_run(pages, self.chunk, shrinking),
+        });
         if let Some(first) = found {
-            self.free.remove_run(first, pages);
+            self.take_free(first, pages);
             return Some(first);
         }
-        match self.tail_start(pages) {
-            Some(start) => {
-                if start > self.frontier {
-                    self.free.insert_run(self.frontier, start - self.frontier);
-                }
-                self.frontier = start + pages;
-                Some(start)
-            }
+        match self.take_tail(pages, self.chunk) {
+            Some(start) => Some(start),
             // Before the file grows: the hot lists of other lengths, and the holes that the bounded search passed by.
             None => {
                 self.cool();
@@ -175,10 +221,47 @@ impl Pages {
                     1 => self.free.next_from(0)?,
                     _ => self.free.find_run(pages, self.chunk, true)?,
                 };
-                self.free.remove_run(first, pages);
+                self.take_free(first, pages);
                 Some(first)
             }
         }
+    }
+
+    /// A page for a leaf at the right edge of a tree; `None` when none can be set aside, and any page will do.
+    pub fn allocate_at_edge(&mut self) -> Option<u32> {
+        if self.edge.is_empty() {
+            if self.ceiling.is_some() {
+                return None;
+            }
+            let pages = self.window();
+            let warm = self.warm.find_run(pages, pages, false);
+            let found = warm.or_else(|| self.free.find_run(pages, pages, false));
+            let first = match found {
+                Some(first) => {
+                    self.take_free(first, pages);
+                    first
+                }
+                None => self.take_tail(pages, pages)?,
+            };
+            for no in (first..first + pages).rev() {
+                self.edge.push(no);
+                self.edges.insert(no);
+                self.loose.insert(no);
+            }
+        }
+        let no = self.edge.pop()?;
+        assert!(self.loose.remove(no) && self.edges.contains(no), "page {no} is set aside");
+        self.mark_live(no, 1);
+        Some(no)
+    }
+
+    /// Pages from the tail that do not cross a multiple of `within`; those that are skipped for it are free.
+    fn take_tail(&mut self, pages: u32, within: u32) -> Option<u32> {
+        let start = self.tail_start(pages, within)?;
+        let skipped = start - self.frontier;
+        self.give_free(Extent { page: self.frontier, pages: skipped });
+        self.frontier = start + pages;
+        Some(start)
     }
 
     /// A free extent that ends at or below `ceiling`, for what moves down while the file shrinks.
@@ -190,7 +273,7 @@ impl Pages {
         if first + pages > ceiling {
             return None;
         }
-        self.free.remove_run(first, pages);
+        self.take_free(first, pages);
         self.mark_live(first, pages);
         Some(first)
     }
@@ -203,6 +286,7 @@ impl Pages {
             assert!(self.live.remove(no), "page {no} is superseded once");
             if fleeting {
                 self.dirty.remove(no);
+                self.loose.insert(no);
             }
         }
         if unpublished {
@@ -234,7 +318,7 @@ impl Pages {
     /// THE rule of reuse: the lowest of all that may still reach a page.
     pub fn bounds(holders: Holders) -> Bounds {
         let fleeting = holders.oldest_pin;
-        let durable = fleeting.min(holders.older_meta).min(holders.dropping.unwrap_or(u64::MAX));
+        let durable = if holders.dropping { 0 } else { fleeting.min(holders.older_meta) };
         Bounds { fleeting, durable }
     }
 
@@ -264,6 +348,14 @@ impl Pages {
     }
 
     fn make_free(&mut self, extent: Extent, hot: bool) {
+        if extent.pages == 1 && self.edges.contains(extent.page) {
+            if hot && self.ceiling.is_none() && self.edge.len() < 2 * WINDOW_PAGES as usize {
+                self.loose.insert(extent.page);
+                self.edge.push(extent.page);
+                return;
+            }
+            self.edges.remove(extent.page);
+        }
         if hot
             && self.ceiling.is_none()
             && let Some(list) = self.hot.get_mut(extent.pages as usize - 1)
@@ -272,18 +364,28 @@ impl Pages {
             list.push(extent.page);
             self.hot_pages += u64::from(extent.pages);
         } else {
-            self.free.insert_run(extent.page, extent.pages);
+            (extent.page..extent.page + extent.pages).for_each(|no| {
+                self.loose.remove(no);
+            });
+            self.give_free(extent);
         }
     }
 
-    /// Puts the hot pages among the others, so that the lowest free page is what it is.
+    /// Puts the hot pages and those set aside among the others, so that the lowest free page is what it is.
     pub fn cool(&mut self) {
-        for (i, list) in self.hot.iter_mut().enumerate() {
-            for first in list.drain(..) {
-                self.free.insert_run(first, i as u32 + 1);
+        for (i, list) in std::mem::take(&mut self.hot).into_iter().enumerate() {
+            for first in list {
+                let extent = Extent { page: first, pages: i as u32 + 1 };
+                (first..first + extent.pages).for_each(|no| assert!(self.loose.remove(no)));
+                self.give_free(extent);
             }
         }
+        self.hot.resize_with(HOT_LENGTHS, Vec::new);
         self.hot_pages = 0;
+        for no in std::mem::take(&mut self.edge) {
+            assert!(self.loose.remove(no) && self.edges.remove(no), "page {no} was set aside");
+            self.give_free(Extent { page: no, pages: 1 });
+        }
     }
 
     /// Takes pages for a checkpoint's bitmap: neither live nor free. They do not go through the mapping.
@@ -292,7 +394,7 @@ impl Pages {
     }
 
     pub fn free_held(&mut self, extent: Extent) {
-        self.free.insert_run(extent.page, extent.pages);
+        self.give_free(extent);
     }
 
     /// At start: the pages that only the older meta reaches wait, all others below `frontier` that are not live and
@@ -329,31 +431,57 @@ impl Pages {
     /// Lowers the frontier over free pages at the end. Returns it.
     pub fn retract(&mut self) -> u32 {
         while let Some(last) = self.free.last().filter(|last| last + 1 == self.frontier) {
-            self.free.remove(last);
-            self.private.remove(last);
+            self.take_free(last, 1);
             self.frontier = last;
         }
         self.frontier
     }
 
-    /// Free pages from the lowest up, then those never used: what will be allocated next.
-    pub fn next_to_use(&self) -> impl Iterator<Item = u32> + '_ {
-        let mut from = Some(0);
-        let listed = std::iter::from_fn(move || {
-            let found = self.free.next_from(from?)?;
-            from = found.checked_add(1);
-            Some(found)
-        });
-        listed.chain(self.frontier..self.mapped)
+    /// Free pages that are private memory already, among those that come next.
+    pub fn ready_pages(&self) -> u64 {
+        self.warm.count() + self.hot_pages + u64::from(self.tail_warm.saturating_sub(self.frontier))
     }
 
-    /// Takes a free page out of use until [`Pages::free_held`].
-    pub fn withhold(&mut self, no: u32) {
-        self.free.remove(no);
+    /// Counts up to `pages` free pages as private memory: the lowest that are not, then the tail. The caller makes
+    /// them so.
+    pub fn warm_up(&mut self, pages: usize) -> Vec<u32> {
+        let mut warmed = Vec::with_capacity(pages);
+        let mut from = 0;
+        while warmed.len() < pages
+            && let Some(no) = self.free.next_from(from)
+        {
+            from = no + 1;
+            if self.private.insert(no) {
+                self.warm.insert(no);
+                warmed.push(no);
+            }
+        }
+        let tail = self.frontier.max(self.tail_warm)..self.mapped;
+        for no in tail.take(pages - warmed.len()) {
+            self.private.insert(no);
+            self.tail_warm = no + 1;
+            warmed.push(no);
+        }
+        warmed
+    }
+
+    /// Takes the free pages of these out of use until [`Pages::free_held`], and none of these counts as private memory
+    /// any more.
+    pub fn withhold(&mut self, pages: std::ops::Range<u32>, mut each: impl FnMut(u32)) {
+        assert!(pages.end <= self.frontier, "pages {pages:?} are below the tail");
+        for no in pages {
+            assert!(!self.loose.contains(no) && !self.dirty.contains(no), "page {no} is in memory alone");
+            if self.free.contains(no) {
+                self.take_free(no, 1);
+                each(no);
+            }
+            self.private.remove(no);
+        }
     }
 
     /// The mapping no longer has pages from `no` on.
     pub fn forget_from(&mut self, no: u32) {
+        self.tail_warm = self.tail_warm.min(no);
         while let Some(gone) = self.private.next_from(no) {
             self.private.remove(gone);
         }
@@ -367,7 +495,7 @@ impl Pages {
                 .enumerate()
                 .any(|(i, list)| list.iter().any(|first| (*first..*first + i as u32 + 1).contains(&no)))
         };
-        no >= self.frontier || self.free.contains(no) || hot()
+        no >= self.frontier || self.free.contains(no) || self.edge.contains(&no) || hot()
     }
 
     /// All free pages below the frontier.
@@ -377,6 +505,9 @@ impl Pages {
         while let Some(no) = self.free.next_from(from) {
             bits.insert(no);
             from = no + 1;
+        }
+        for no in &self.edge {
+            assert!(bits.insert(*no), "page {no} is free twice");
         }
         for (i, list) in self.hot.iter().enumerate() {
             for first in list {
@@ -405,7 +536,7 @@ mod tests {
     use super::*;
 
     fn holders(oldest_pin: u64, older_meta: u64) -> Holders {
-        Holders { oldest_pin, older_meta, dropping: None }
+        Holders { oldest_pin, older_meta, dropping: false }
     }
 
     #[test]
@@ -421,7 +552,7 @@ mod tests {
         assert_eq!(pages.waiting_pages(), 2, "publication 1 is pinned");
         pages.release(holders(2, 1));
         assert!(pages.is_free(a) && !pages.is_free(b), "the meta of publication 1 holds b");
-        pages.release(Holders { oldest_pin: 2, older_meta: 2, dropping: Some(1) });
+        pages.release(Holders { oldest_pin: 2, older_meta: 2, dropping: true });
         assert!(!pages.is_free(b), "a drop under way may be reading b");
         pages.release(holders(2, 2));
         assert!(pages.is_free(b));

@@ -121,7 +121,7 @@ impl Store {
         }
     }
 
-    fn is_right_edge(&self, path: &Path, step: usize) -> bool {
+    pub(crate) fn is_right_edge(&self, path: &Path, step: usize) -> bool {
         (0..step).all(|up| usize::from(path.at[up]) + 1 == self.space().node(path.page[up]).count())
     }
 
@@ -240,7 +240,7 @@ impl Store {
         let body = self.writer.format(no, kind, level, batch);
         fill(body, cells[..cut].iter().copied());
         self.rehead(order, no);
-        let right = self.allocate(1);
+        let right = if right_edge && kind == LEAF { self.allocate_at_edge() } else { self.allocate(1) };
         let body = self.writer.format(right, kind, level, batch);
         fill(body, cells[cut..].iter().copied());
         if kind == BRANCH {

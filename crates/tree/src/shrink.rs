@@ -196,9 +196,7 @@ impl Store {
         let Some(pass) = self.shrink.as_ref().filter(|pass| pass.moved_all) else { return };
         let ceiling = pass.ceiling;
         // Jobs that hold page numbers of the tail must have ended.
-        if self.dropping.is_some()
-            || [&self.populating, &self.growing].iter().any(|job| Arc::strong_count(job) > 1)
-        {
+        if self.dropping || [&self.populating, &self.growing].iter().any(|job| Arc::strong_count(job) > 1) {
             return;
         }
         let frontier = self.pages.retract();

@@ -108,10 +108,10 @@ pub struct Store {
     pub(crate) bandwidth: Arc<AtomicU64>,
     pub(crate) options: Options,
     pub(crate) report: OpenReport,
-    /// Publication at which the drop under way began.
-    pub(crate) dropping: Option<u64>,
+    /// A drop is under way.
+    pub(crate) dropping: bool,
+    /// The window that the next drop looks at first.
     pub(crate) drop_hand: u32,
-    pub(crate) mapped_hand: u32,
     /// Held by a growth job under way.
     pub(crate) growing: Arc<()>,
     /// Held by populate jobs under way.
@@ -144,9 +144,8 @@ impl Store {
             bandwidth: Arc::new(AtomicU64::new(0)),
             options,
             report,
-            dropping: None,
+            dropping: false,
             drop_hand: 0,
-            mapped_hand: 0,
             growing: Arc::new(()),
             populating: Arc::new(()),
             shrink: None,
@@ -314,6 +313,15 @@ impl Store {
         }
     }
 
+    /// A page for a leaf at the right edge of a tree, where entries are appended: apart from others, so that what was
+    /// written once and is not touched again lies together.
+    pub(crate) fn allocate_at_edge(&mut self) -> u32 {
+        match self.pages.allocate_at_edge() {
+            Some(no) => no,
+            None => self.allocate(1),
+        }
+    }
+
     pub(crate) fn supersede_page(&mut self, no: u32) {
         let unpublished = self.space().node(no).born() == self.batch();
         self.pages.supersede(Extent { page: no, pages: 1 }, unpublished);
@@ -371,7 +379,8 @@ impl Store {
         for step in 0..path.depth {
             let no = path.page[step];
             if self.space().node(no).born() != batch {
-                let new = self.allocate(1);
+                let edge = step > 0 && step + 1 == path.depth && self.is_right_edge(path, step);
+                let new = if edge { self.allocate_at_edge() } else { self.allocate(1) };
                 self.move_page(tree, path, step, new);
             }
         }

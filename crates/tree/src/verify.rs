@@ -85,7 +85,7 @@ pub fn verify(store: &Store) -> Result<VerifyReport, VerifyError> {
     report.free = free.count();
     report.waiting = waiting.count();
     let known = report.pages + report.free + report.waiting + report.held + u64::from(crate::meta::SLOTS);
-    if store.dropping.is_none() && known != u64::from(frontier) {
+    if !store.dropping && known != u64::from(frontier) {
         let what = format!("{known} pages are accounted for, {frontier} were ever used");
         return Err(VerifyError { tree: "", page: frontier, what });
     }

@@ -219,31 +219,135 @@ fn the_older_meta_is_a_whole_tree_when_the_newest_is_damaged() {
     }
 }
 
+fn word(meta: &[u8], at: usize) -> u64 {
+    u64::from(u32::from_le_bytes(meta[at..at + 4].try_into().unwrap()))
+}
+
+/// The metas of a file, the older first.
+fn metas(files: &SimFiles) -> [Vec<u8>; 2] {
+    let whole = files.bytes("data").unwrap();
+    let mut metas = [whole[..4096].to_vec(), whole[4096..8192].to_vec()];
+    metas.sort_by_key(|meta| word(meta, 16));
+    metas
+}
+
 #[test]
-fn a_damaged_bitmap_is_rebuilt_and_a_damaged_root_is_refused() {
+fn a_damaged_bitmap_is_rebuilt() {
     let files = SimFiles::new();
     let (_, model) = two_checkpoints(&files);
-    let whole = files.bytes("data").unwrap();
-    let metas: Vec<&[u8]> = vec![&whole[..4096], &whole[4096..8192]];
-    let word = |meta: &[u8], at: usize| u64::from(u32::from_le_bytes(meta[at..at + 4].try_into().unwrap()));
-    for meta in &metas {
-        let bitmap = word(meta, 48);
-        files.edit("data", bitmap * 4096 + 1, &mut |bytes| bytes[0] ^= 0x10);
+    for meta in &metas(&files) {
+        files.edit("data", word(meta, 48) * 4096 + 1, &mut |bytes| bytes[0] ^= 0x10);
     }
     let mut random = Random::new(1);
     let store = Store::open(&files, "data", SPECS, small()).unwrap();
     assert!(store.report().bitmap_rebuilt.is_some() && store.report().unreadable.is_none());
     check(store.view(), &model, &mut random);
     verified(&store);
-    drop(store);
-    let newest = metas.iter().max_by_key(|meta| word(meta, 16)).unwrap();
-    let root = word(newest, 192);
-    files.edit("data", root * 4096 + 2000, &mut |bytes| bytes[0] ^= 0x10);
+}
+
+/// The newest meta is whole and a root of it is not: the older one counts, and the newest never does again, though its
+/// broken page is used anew; whatever a crash leaves of the checkpoint that does so.
+#[test]
+fn a_damaged_root_gives_way_to_the_older_meta_for_good() {
+    let mut random = Random::new(1);
+    let whole = SimFiles::new();
+    let (older, newer) = two_checkpoints(&whole);
+    assert_ne!(older, newer);
+    let [_, newest] = metas(&whole);
+    let sequence = word(&newest, 16);
+    let (mut fallen, mut renewed) = (0, 0);
+    for tree in 0..3 {
+        let root = word(&newest, 192 + 48 * tree);
+        let damaged = whole.image();
+        damaged.edit("data", root * 4096 + 2000, &mut |bytes| bytes[0] ^= 0x10);
+        // A walk over every operation of what comes next: the fallback, changes, a checkpoint.
+        for at in 0.. {
+            let files = damaged.image();
+            let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+            assert_eq!(store.report().sequence, sequence - 1);
+            let said = store.report().unreadable.clone().unwrap();
+            assert!(said.contains(&format!("page {root}")) && !said.contains('\n'), "{said}");
+            check(store.view(), &older, &mut random);
+            verified(&store);
+            let mut model = older.clone();
+            for _ in 0..40 {
+                step(&mut random, &mut store, &mut model);
+            }
+            store.publish();
+            files.halt_at(files.operations() + at);
+            let done = store.cut().unwrap().run();
+            let ended = done.is_ok();
+            drop(store);
+            for keep in keeps(files.unsynced(), &mut random) {
+                let mut keep = Some(keep);
+                let after = files.crash(&mut |_| keep.take().expect("asked once"));
+                let store = Store::open(&after, "data", SPECS, small()).unwrap();
+                let again = if store.report().sequence == sequence { &model } else { &older };
+                fallen += u32::from(store.report().sequence < sequence);
+                renewed += u32::from(store.report().sequence == sequence);
+                check(store.view(), again, &mut random);
+                verified(&store);
+            }
+            if ended {
+                break;
+            }
+        }
+    }
+    assert!(fallen > 50 && renewed > 5, "{fallen} fell back again, {renewed} found the new checkpoint");
+}
+
+#[test]
+fn damaged_roots_of_both_metas_are_refused() {
+    let files = SimFiles::new();
+    two_checkpoints(&files);
+    for meta in &metas(&files) {
+        files.edit("data", word(meta, 192) * 4096 + 2000, &mut |bytes| bytes[0] ^= 0x10);
+    }
+    let root = word(&metas(&files)[1], 192);
     match Store::open(&files, "data", SPECS, small()) {
         Err(error @ OpenError::Damaged { .. }) => {
-            assert!(error.to_string().contains(&format!("page {root}")))
+            assert!(error.to_string().contains(&format!("page {root}")), "{error}")
         }
         _ => panic!("a damaged root must be refused"),
+    }
+}
+
+/// A root that a later checkpoint has used again, as a copy of a file in use may have it: sound, and not what the meta
+/// means.
+#[test]
+fn a_root_of_a_later_checkpoint_is_not_believed() {
+    let files = SimFiles::new();
+    let (older, _) = two_checkpoints(&files);
+    let [_, newest] = metas(&files);
+    let (root, sequence) = (word(&newest, 192), word(&newest, 16));
+    files.edit("data", root * 4096, &mut |bytes| {
+        bytes[8..16].copy_from_slice(&(sequence + 1).to_le_bytes());
+        let crc = base::crc32c(&bytes[4..4096]);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    });
+    let store = Store::open(&files, "data", SPECS, small()).unwrap();
+    assert_eq!(store.report().sequence, sequence - 1);
+    check(store.view(), &older, &mut Random::new(1));
+}
+
+/// A file cut short behind what the newest meta reaches.
+#[test]
+fn a_file_that_lost_its_end_gives_way_to_the_older_meta_or_is_refused() {
+    let files = SimFiles::new();
+    let (older, _) = two_checkpoints(&files);
+    let [before, newest] = metas(&files);
+    let chunk = |meta: &[u8]| (word(meta, 32) * 4096).next_multiple_of(64 << 10);
+    for len in [chunk(&newest) - (64 << 10), 64 << 10] {
+        let image = files.image();
+        disk::Files::open(&image, "data", disk::OpenMode::ReadWrite).unwrap().truncate(len).unwrap();
+        match Store::open(&image, "data", SPECS, small()) {
+            Ok(store) => {
+                assert!(len >= word(&before, 32) * 4096);
+                check(store.view(), &older, &mut Random::new(1));
+            }
+            Err(OpenError::Damaged { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 

@@ -22,7 +22,8 @@ pub enum WalError {
 /// A damaged log or vote is never repaired under the same member id: what it promised to others is lost.
 const REPLACE: &str = "The other members still have the data: remove this member from the cluster (etcdctl member \
                        remove), delete its data directory and add it again as a new one (etcdctl member add). If it \
-                       is the only member, restore its last snapshot";
+                       is the only member, restore its last snapshot. A copy of the directory of a running member is \
+                       not one, and often looks like this: take snapshots with etcdctl snapshot save";
 
 impl WalError {
     pub(crate) fn corrupt(file: &str, offset: u64, what: impl Into<String>) -> WalError {

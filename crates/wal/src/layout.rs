@@ -103,6 +103,7 @@ impl SegmentHeader {
         put_u64(block, 120, self.position.checkpoint_index);
         put_u64(block, 128, self.position.checkpoint_term);
         put_u32(block, 136, self.previous_crc);
+        put_u64(block, 140, self.position.checkpoint_sequence);
         let crc = crc32c(&block[..SEGMENT_CRC]);
         put_u32(block, SEGMENT_CRC, crc);
         crc
@@ -141,6 +142,7 @@ impl SegmentHeader {
                 last_term: u64_at(block, 112),
                 checkpoint_index: u64_at(block, 120),
                 checkpoint_term: u64_at(block, 128),
+                checkpoint_sequence: u64_at(block, 140),
                 ready: 0,
             },
             previous_crc: u32_at(block, 136),
@@ -242,7 +244,7 @@ pub(crate) struct RecordHeader {
     pub(crate) term: Term,
     /// Of a hard state: the vote.
     pub(crate) index: u64,
-    /// Bytes of data of all parts. Of a hard state: the commit index.
+    /// Bytes of data of all parts. Of a hard state: the commit index. Of a checkpoint: its sequence.
     pub(crate) total: u64,
 }
 
@@ -303,6 +305,7 @@ mod tests {
                 last_term: 13,
                 checkpoint_index: 14,
                 checkpoint_term: 15,
+                checkpoint_sequence: 16,
                 ready: 0,
             },
         }

@@ -11,7 +11,10 @@
 //!   is given up.
 //! - Recovery cuts only what a crash can have torn; anything else is refused (law 5). It never writes into a
 //!   segment that holds records: it opens a new one, which names the end of its predecessor.
-//! - No segment is given up before a [`Record::Checkpoint`] that covers it is durable (law 6).
+//! - No segment is given up before a [`Record::Checkpoint`] that covers it is durable, nor before the caller lets go
+//!   of it: that is when the older of the data file's two metas covers it (law 6).
+//! - Bytes that a client chose are never taken for the log's own: what a recycled segment still holds of them counts
+//!   for nothing without this start's boot number, which nobody outside knows.
 //!
 //! Must not know what an entry's data means, nor when to take a checkpoint.
 
@@ -42,7 +45,8 @@ pub struct Options {
     pub batch_bytes: usize,
     /// Writes handed out and not yet part of the durable prefix.
     pub in_flight: usize,
-    /// Tells this start of the process from others, and the first one names the log: take it at random.
+    /// Tells this start of the process from others, and the first one names the log: take it at random, and let
+    /// nothing that a client can see follow from it.
     pub boot: u64,
 }
 
@@ -84,9 +88,9 @@ pub enum Record<'a> {
     HardState(HardState),
     /// Supersedes every earlier record of an entry at `index` or above. `index` is at most one above the last.
     Entry { term: Term, index: Index, kind: u8, data: &'a [u8] },
-    /// A checkpoint that covers everything up to `index` is complete and durable in the data file. Above the last
-    /// entry it means the same as `Restart`.
-    Checkpoint { index: Index, term: Term },
+    /// The data file's checkpoint number `sequence`, which covers everything up to `index`, is complete and durable.
+    /// Above the last entry it means the same as `Restart`.
+    Checkpoint { index: Index, term: Term, sequence: u64 },
     /// A snapshot from the leader took the place of the log: it is durable in the data file, all entries are void,
     /// those above `index` too, and the next one is at `index` + 1.
     Restart { index: Index, term: Term },

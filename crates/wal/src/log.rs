@@ -138,6 +138,8 @@ pub struct Wal {
     released: Index,
     /// Bytes handed out since the begin of the oldest segment at start.
     log_bytes: u64,
+    /// Of them, those up to the newest checkpoint.
+    checkpoint_bytes: u64,
     /// (last index, `log_bytes`) now and then: how far a release reaches in bytes.
     marks: VecDeque<(Index, u64)>,
     released_bytes: u64,
@@ -153,6 +155,7 @@ impl Wal {
         assert!(current.end == BLOCK as u64, "a start writes into a new segment");
         assert!(sealed.iter().all(|old| old.number < current.number), "the current segment is the newest");
         let log_bytes = marks.back().map_or(0, |&(_, bytes)| bytes) + BLOCK as u64;
+        let checkpoint_bytes = bytes_up_to(&marks, position.checkpoint_index).unwrap_or(0);
         Wal {
             open: Gather::new(AlignedBuf::zeroed(options.batch_bytes), position),
             full: VecDeque::new(),
@@ -175,6 +178,7 @@ impl Wal {
             doomed,
             released: 0,
             log_bytes,
+            checkpoint_bytes,
             marks,
             released_bytes: 0,
             options,
@@ -213,9 +217,11 @@ impl Wal {
                 self.push(header, data);
                 self.open.position.entry(index, term);
             }
-            Record::Checkpoint { index, term } => {
-                self.push(header(RecordKind::Checkpoint, term, index, 0), &[]);
-                self.open.position.checkpoint(index, term);
+            Record::Checkpoint { index, term, sequence } => {
+                self.push(header(RecordKind::Checkpoint, term, index, sequence), &[]);
+                self.open.position.checkpoint(index, term, sequence);
+                let covered = bytes_up_to(&self.marks, index).unwrap_or(self.released_bytes);
+                self.checkpoint_bytes = self.checkpoint_bytes.max(covered);
             }
             Record::Restart { index, term } => {
                 assert!(
@@ -498,8 +504,20 @@ impl Wal {
         self.ready.len()
     }
 
-    /// Everything up to `index` is in a durable checkpoint: older segments may be recycled. Takes effect up to the
-    /// highest [`Record::Checkpoint`] that is durable in this log, now or when it becomes so (laws 4 and 6).
+    /// Those of them with an entry that the newest checkpoint does not cover, the current one included.
+    pub fn segments_since_checkpoint(&self) -> usize {
+        let covered = self.open.position.checkpoint_index;
+        self.sealed.iter().filter(|old| old.max_index > covered).count() + 1
+    }
+
+    /// Entries up to here are not needed any more: what [`Wal::release_to`] was told last.
+    pub fn released(&self) -> Index {
+        self.released
+    }
+
+    /// Everything up to `index` is in both metas of the data file, so that either of them and the log are all there
+    /// is to know: older segments may be recycled. Takes effect up to the highest [`Record::Checkpoint`] that is
+    /// durable in this log, now or when it becomes so (laws 4 and 6).
     pub fn release_to(&mut self, index: Index) {
         self.released = self.released.max(index);
         self.reclaim();
@@ -527,8 +545,19 @@ impl Wal {
         }
     }
 
-    /// Log bytes behind what was released: what a restart would replay, within 256 KiB.
+    /// Log bytes behind what was released: what a restart would read, within 256 KiB.
     pub fn bytes_since_release(&self) -> u64 {
         self.log_bytes - self.released_bytes
     }
+
+    /// Log bytes behind the newest checkpoint: what a restart would replay, within 256 KiB; what the log held at the
+    /// start counts by whole segments.
+    pub fn bytes_since_checkpoint(&self) -> u64 {
+        self.log_bytes - self.checkpoint_bytes
+    }
+}
+
+/// The bytes of the log up to the last of the marks that `index` covers.
+fn bytes_up_to(marks: &VecDeque<(Index, u64)>, index: Index) -> Option<u64> {
+    marks.iter().take_while(|&&(last, _)| last <= index).last().map(|&(_, bytes)| bytes)
 }

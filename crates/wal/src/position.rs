@@ -16,6 +16,8 @@ pub(crate) struct Position {
     /// The highest completed checkpoint.
     pub(crate) checkpoint_index: Index,
     pub(crate) checkpoint_term: Term,
+    /// The number that the last completed checkpoint of the data file had.
+    pub(crate) checkpoint_sequence: u64,
     /// The highest Ready number of which everything is covered. Not stored across starts.
     pub(crate) ready: u64,
 }
@@ -32,7 +34,8 @@ impl Position {
     }
 
     /// True when no entry is left that the log could go on from.
-    pub(crate) fn checkpoint(&mut self, index: Index, term: Term) -> bool {
+    pub(crate) fn checkpoint(&mut self, index: Index, term: Term, sequence: u64) -> bool {
+        self.checkpoint_sequence = sequence;
         if index >= self.checkpoint_index {
             self.checkpoint_index = index;
             self.checkpoint_term = term;

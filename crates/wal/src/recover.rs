@@ -18,7 +18,7 @@ use disk::{AlignedBuf, BLOCK, File, Files, OpenMode};
 use crate::layout::{FirstBlock, SegmentHeader, VERSION};
 use crate::log::{Current, Sealed, Start};
 use crate::replay::Replay;
-use crate::scan::{Bad, Expected, batch_at, stated_durable};
+use crate::scan::{Bad, Expected, batch_at, first_boot, stated_durable};
 use crate::segment::{SegmentId, create, reuse};
 use crate::{Entry, HardState, Options, Wal, WalError};
 
@@ -27,10 +27,13 @@ use crate::{Entry, HardState, Options, Wal, WalError};
 pub struct Recovered {
     /// `commit` is at most the last index: the entries of a torn tail are not committed by it.
     pub hard_state: HardState,
-    /// Consecutive; from the oldest segment that was kept, so the first ones may lie below the checkpoint.
+    /// Consecutive; from the oldest segment that was kept or the entry that was asked for, so the first ones may lie
+    /// below the checkpoint.
     pub entries: Vec<Entry>,
     /// The highest completed checkpoint.
     pub checkpoint: Option<(Index, Term)>,
+    /// The number that the last completed checkpoint of the data file had; 0 when none is known.
+    pub checkpoint_sequence: u64,
     /// Index and term of the last entry, also when it is covered by a checkpoint and not among `entries`.
     pub last: (Index, Term),
     /// Something was thrown away that was never acknowledged; `None` when the log ended cleanly.
@@ -114,6 +117,16 @@ impl Wal {
     /// `WalError::Io`; then trying again is safe. What was released and not yet recycled before comes back: call
     /// [`Wal::release_to`] again.
     pub fn recover(files: Arc<dyn Files>, dir: &str, options: Options) -> Result<(Wal, Recovered), WalError> {
+        Wal::recover_from(files, dir, options, 0)
+    }
+
+    /// As [`Wal::recover`], for a caller who wants no entries below `wanted`: their bytes are checked, not kept.
+    pub fn recover_from(
+        files: Arc<dyn Files>,
+        dir: &str,
+        options: Options,
+        wanted: Index,
+    ) -> Result<(Wal, Recovered), WalError> {
         options.check();
         let files = &*files;
         let make = |error| WalError::io(format!("create the directory {dir}"), error);
@@ -123,7 +136,7 @@ impl Wal {
         files.sync_dir("").map_err(make)?;
 
         let survey = survey(files, dir)?;
-        let history = read(&survey, dir, &options)?;
+        let history = read(&survey, dir, &options, wanted)?;
         open(files, dir, options, &survey, history)
     }
 }
@@ -177,15 +190,15 @@ fn look(files: &dyn Files, dir: &str, id: SegmentId) -> Result<Found, WalError> 
 }
 
 /// Phase one.
-fn read(survey: &Survey, dir: &str, options: &Options) -> Result<History, WalError> {
+fn read(survey: &Survey, dir: &str, options: &Options, wanted: Index) -> Result<History, WalError> {
     let chain = chain(survey)?;
     let Some(oldest) = chain.first() else {
-        let replay = Replay::new(Default::default(), false);
+        let replay = Replay::new(Default::default(), false, wanted);
         return Ok(History { chain: Vec::new(), replay, seq: 0, crc: 0, cut: None });
     };
     let header = oldest.header().expect("a chain is of segments in use");
     let headless = header.predecessor != 0 && !header.started;
-    let replay = Replay::new(header.position, headless);
+    let replay = Replay::new(header.position, headless, wanted);
     let mut history = History { chain: Vec::new(), replay, seq: 0, crc: 0, cut: None };
     for (at, found) in chain.iter().enumerate() {
         let next = chain.get(at + 1).and_then(|next| next.header());
@@ -324,14 +337,23 @@ fn judge(
     options: &Options,
 ) -> Result<Option<Cut>, WalError> {
     let seq = history.seq + 1;
-    let mut stated = stated_durable(image, end as usize, found.id.0);
+    let First::Used(SegmentHeader { boot, .. }, _) = found.first else { unreachable!("it is in the chain") };
+    let mut stated = stated_durable(image, end as usize, found.id.0, &[boot]);
     // A later segment that has batches, and no header to go with them.
     let mut beheaded = None;
     for later in survey.segments.iter().filter(|later| later.id > found.id) {
         if let Some(header) = later.header() {
             stated = stated.max(Some(header.durable));
         }
-        let batches = stated_durable(&later.load(options)?, 0, later.id.0);
+        let image = later.load(options)?;
+        // Whose batches can stand there: this start's, in flight together with a header that is not there; and
+        // those of the start that opened the segment, which the header names or, where it is lost, the first batch.
+        let opened_by = match later.header() {
+            Some(header) => header.boot,
+            None => first_boot(&image, later.id.0).unwrap_or(boot),
+        };
+        let boots = [boot, opened_by];
+        let batches = stated_durable(&image, 0, later.id.0, &boots);
         if later.header().is_none() && batches.is_some() && beheaded.is_none() {
             beheaded = Some(later);
         }
@@ -472,6 +494,7 @@ fn open(
         entries: replay.entries,
         checkpoint: (position.checkpoint_index > 0)
             .then_some((position.checkpoint_index, position.checkpoint_term)),
+        checkpoint_sequence: position.checkpoint_sequence,
         last: (position.last_index, position.last_term),
         cut,
     };

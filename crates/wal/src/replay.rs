@@ -2,6 +2,7 @@
 //!
 //! Invariant: `entries` are consecutive, and the last one is `position.last_index` unless a checkpoint or restart
 //! stands there. A record counts when all its parts were read; parts that no crash explains are an error.
+//! Entries that nobody wants are checked like all others, and their data is not kept.
 
 use base::{Index, Term};
 
@@ -18,13 +19,18 @@ pub(crate) struct Replay {
     pub(crate) headless_index: Index,
     /// No record has begun yet, so parts without a begin may be the rest of one in a released segment.
     headless: bool,
-    partial: Option<Entry>,
+    /// Entries below are not kept.
+    wanted: Index,
+    /// An entry that has begun, and the bytes of it that were read.
+    partial: Option<(Entry, u64)>,
 }
 
 impl Replay {
-    /// `headless`: the oldest segment had a predecessor in the same start of the process.
-    pub(crate) fn new(position: Position, headless: bool) -> Replay {
-        Replay { position, entries: Vec::new(), max_index: 0, headless_index: 0, headless, partial: None }
+    /// `headless`: the oldest segment had a predecessor in the same start of the process. Entries from `wanted` on are
+    /// kept.
+    pub(crate) fn new(position: Position, headless: bool, wanted: Index) -> Replay {
+        let (entries, partial) = (Vec::new(), None);
+        Replay { position, entries, max_index: 0, headless_index: 0, headless, wanted, partial }
     }
 
     /// The next segment begins. `started`: by a start of the process, so nobody goes on with an unfinished record.
@@ -61,7 +67,7 @@ impl Replay {
                 self.position.hard_state =
                     HardState { term: header.term, vote: header.index, commit: header.total };
             }
-            RecordKind::Checkpoint => self.checkpoint(header.index, header.term),
+            RecordKind::Checkpoint => self.checkpoint(header.index, header.term, header.total),
             RecordKind::Restart => {
                 self.entries.clear();
                 self.position.restart(header.index, header.term);
@@ -72,13 +78,14 @@ impl Replay {
     }
 
     /// A checkpoint leaves the entries above it; one that contradicts the log is a snapshot that replaced it.
-    fn checkpoint(&mut self, index: Index, term: Term) {
+    fn checkpoint(&mut self, index: Index, term: Term, sequence: u64) {
         let first = self.entries.first().map_or(0, |entry| entry.index);
         let known = index.checked_sub(first).and_then(|at| self.entries.get(at as usize));
         if known.is_some_and(|entry| entry.term != term) {
             self.entries.clear();
             self.position.restart(index, term);
-        } else if self.position.checkpoint(index, term) {
+            self.position.checkpoint(index, term, sequence);
+        } else if self.position.checkpoint(index, term, sequence) {
             self.entries.clear();
         }
     }
@@ -91,11 +98,16 @@ impl Replay {
                 return Err(format!("entry {index} begins before another has ended"));
             }
             self.headless = false;
-            self.partial = Some(Entry { term, index, kind: entry_kind, data: data.to_vec() });
+            let kept = if index < self.wanted { Vec::new() } else { data.to_vec() };
+            let entry = Entry { term, index, kind: entry_kind, data: kept };
+            self.partial = Some((entry, data.len() as u64));
         } else {
             match &mut self.partial {
-                Some(entry) if (entry.term, entry.index, entry.kind) == (term, index, entry_kind) => {
-                    entry.data.extend_from_slice(data);
+                Some((entry, read)) if (entry.term, entry.index, entry.kind) == (term, index, entry_kind) => {
+                    *read += data.len() as u64;
+                    if index >= self.wanted {
+                        entry.data.extend_from_slice(data);
+                    }
                 }
                 None if self.headless => {
                     if header.last {
@@ -111,16 +123,20 @@ impl Replay {
         if !header.last {
             return Ok(());
         }
-        let entry = self.partial.take().expect("set above");
-        if entry.data.len() as u64 != total {
-            return Err(format!("entry {index} has {} bytes instead of {total}", entry.data.len()));
+        let (entry, read) = self.partial.take().expect("set above");
+        if read != total {
+            return Err(format!("entry {index} has {read} bytes instead of {total}"));
         }
         self.check_index(index)?;
+        self.position.entry(index, term);
+        if index < self.wanted {
+            self.entries.clear();
+            return Ok(());
+        }
         let first = self.entries.first().map_or(index, |entry| entry.index);
         self.entries.truncate(index.saturating_sub(first) as usize);
         assert!(self.entries.last().is_none_or(|last| last.index + 1 == index), "entries are consecutive");
         self.entries.push(entry);
-        self.position.entry(index, term);
         Ok(())
     }
 
@@ -151,7 +167,7 @@ mod tests {
 
     #[test]
     fn later_entries_supersede_and_gaps_are_refused() {
-        let mut replay = Replay::new(Position::default(), false);
+        let mut replay = Replay::new(Position::default(), false, 0);
         for index in 1..=4 {
             entry(&mut replay, index, 1).unwrap();
         }
@@ -166,7 +182,7 @@ mod tests {
     #[test]
     fn checkpoints_keep_entries_and_restarts_do_not() {
         let fresh = || {
-            let mut replay = Replay::new(Position::default(), false);
+            let mut replay = Replay::new(Position::default(), false, 0);
             (1..=4).for_each(|index| entry(&mut replay, index, 1).unwrap());
             replay
         };
@@ -191,6 +207,36 @@ mod tests {
     }
 
     #[test]
+    fn entries_that_nobody_wants_leave_the_rest_as_it_is() {
+        let mut replay = Replay::new(Position::default(), false, 4);
+        let data = |index, term, data: &[u8]| {
+            let header = header(RecordKind::Entry, term, index, data.len() as u64);
+            (RecordHeader { length: data.len() as u32, ..header }, data.to_vec())
+        };
+        let run = |replay: &mut Replay, from: Index, to: Index, term: Term| {
+            for index in from..=to {
+                let (header, data) = data(index, term, &[index as u8; 9]);
+                replay.record(&header, &data).unwrap();
+            }
+        };
+        run(&mut replay, 1, 3, 1);
+        assert_eq!(state(&replay), (vec![], 3));
+        run(&mut replay, 4, 6, 1);
+        assert_eq!(state(&replay), (vec![(4, 1), (5, 1), (6, 1)], 6));
+        // What supersedes an entry below voids all that are kept.
+        run(&mut replay, 2, 2, 2);
+        assert_eq!(state(&replay), (vec![], 2));
+        run(&mut replay, 3, 5, 2);
+        assert_eq!(state(&replay), (vec![(4, 2), (5, 2)], 5));
+        assert_eq!(replay.entries[0].data, [4; 9]);
+        assert!(entry(&mut replay, 7, 2).is_err(), "a gap is one all the same");
+        // The length is checked though nothing is kept.
+        let (mut short, bytes) = data(1, 3, &[0; 9]);
+        short.total = 10;
+        assert!(replay.record(&short, &bytes).is_err());
+    }
+
+    #[test]
     fn an_entry_counts_when_all_its_parts_are_there() {
         let part = |first, last, data: &[u8]| {
             let mut header = header(RecordKind::Entry, 1, 1, 4);
@@ -202,14 +248,14 @@ mod tests {
         };
         let (begin, middle, end) =
             (part(true, false, b"ab"), part(false, false, b"c"), part(false, true, b"d"));
-        let mut replay = Replay::new(Position::default(), false);
+        let mut replay = Replay::new(Position::default(), false, 0);
         run(&mut replay, &[begin.clone(), middle.clone()]).unwrap();
         assert!(replay.entries.is_empty());
         run(&mut replay, std::slice::from_ref(&end)).unwrap();
         assert_eq!(replay.entries[0].data, b"abcd");
 
         // A start leaves the unfinished one behind.
-        let mut replay = Replay::new(Position::default(), false);
+        let mut replay = Replay::new(Position::default(), false, 0);
         run(&mut replay, std::slice::from_ref(&begin)).unwrap();
         replay.segment(true);
         run(&mut replay, &[begin.clone(), middle.clone(), end.clone()]).unwrap();
@@ -221,10 +267,10 @@ mod tests {
             vec![begin.clone(), end.clone()],
             vec![begin.clone(), (header(RecordKind::HardState, 1, 1, 1), vec![])],
         ] {
-            assert!(run(&mut Replay::new(Position::default(), false), &wrong).is_err());
+            assert!(run(&mut Replay::new(Position::default(), false, 0), &wrong).is_err());
         }
         // The rest of an entry whose begin was released with its segment.
-        let mut replay = Replay::new(Position::default(), true);
+        let mut replay = Replay::new(Position::default(), true, 0);
         run(&mut replay, &[middle.clone(), end.clone()]).unwrap();
         assert_eq!((replay.headless_index, state(&replay)), (1, (vec![], 1)));
         assert!(run(&mut replay, &[header(RecordKind::HardState, 1, 1, 1)].map(|h| (h, vec![]))).is_ok());

@@ -26,7 +26,7 @@ pub(crate) struct Batch<'a> {
 /// Why no batch counts here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Bad {
-    /// No trace of this segment's life: zeros, or what an earlier life left.
+    /// No trace of this segment's life: zeros, or what an earlier life left, whatever that looks like.
     Blank,
     /// What a torn write leaves; or damage.
     Torn(&'static str),
@@ -50,12 +50,11 @@ pub(crate) fn batch_at<'a>(
         let ours = BatchHeader::resembles(rest, expected.segment, expected.boot);
         return Err(if ours { Bad::Torn("the batch header fails its checksum") } else { Bad::Blank });
     };
-    if header.segment != expected.segment {
+    let Expected { segment, boot, seq, previous_crc } = *expected;
+    // An earlier life, or a client's bytes that were stored in one and look like this: whoever knows no boot number
+    // cannot make a batch of this life.
+    if (header.segment, header.boot) != (segment, boot) {
         return Err(Bad::Blank);
-    }
-    let Expected { boot, seq, previous_crc, .. } = *expected;
-    if header.boot != boot {
-        return Err(Bad::Wrong(format!("a batch of another start ({:#x}, not {boot:#x})", header.boot)));
     }
     if header.seq != seq || header.block as usize != offset / BLOCK {
         let (found, block) = (header.seq, header.block);
@@ -76,19 +75,27 @@ pub(crate) fn batch_at<'a>(
     Ok(Batch { header, crc, payload, end })
 }
 
-/// The highest durable sequence that a sound batch header of this segment's life states at or behind `from`;
-/// `None` when there is no such header. Its records need not be sound: the header was written by us, and is true.
-pub(crate) fn stated_durable(image: &[u8], from: usize, segment: u64) -> Option<u64> {
+/// The highest durable sequence that a sound batch header of this segment's life, which is that of one of the
+/// `boots`, states at or behind `from`; `None` when there is no such header. Its records need not be sound: the header
+/// was written by us, and is true.
+pub(crate) fn stated_durable(image: &[u8], from: usize, segment: u64, boots: &[u64]) -> Option<u64> {
     assert!(from.is_multiple_of(BLOCK), "batches begin at blocks");
     let blocks = (from / BLOCK).max(1)..image.len() / BLOCK;
     blocks
         .filter_map(|block| {
             let (header, _) = BatchHeader::decode(&image[block * BLOCK..])?;
-            // A copy of a segment in a value is not a batch: it would have to stand in its own place, in a segment
-            // of its own number.
-            (header.segment == segment && header.block as usize == block).then_some(header.durable)
+            // Bytes of a client can have the right segment and block, but not the boot number.
+            let ours = header.segment == segment && boots.contains(&header.boot);
+            (ours && header.block as usize == block).then_some(header.durable)
         })
         .max()
+}
+
+/// The boot number of the batch that stands right behind the segment's header, when it is of this segment's life.
+/// Nothing that a client chose ever begins there.
+pub(crate) fn first_boot(image: &[u8], segment: u64) -> Option<u64> {
+    let (header, _) = BatchHeader::decode(image.get(BLOCK..2 * BLOCK)?)?;
+    (header.segment == segment && header.block == 1).then_some(header.boot)
 }
 
 #[cfg(test)]
@@ -126,7 +133,6 @@ mod tests {
         assert_eq!(ask(&image(good, &payload), 4 * BLOCK), Ok(3 * BLOCK));
         assert!(matches!(ask(&image(good, &payload), 2 * BLOCK), Err(Bad::Wrong(_))));
         for wrong in [
-            BatchHeader { boot: 9, ..good },
             BatchHeader { seq: 9, ..good },
             BatchHeader { block: 9, ..good },
             BatchHeader { previous_crc: 9, ..good },
@@ -134,8 +140,9 @@ mod tests {
         ] {
             assert!(matches!(ask(&image(wrong, &payload), 4 * BLOCK), Err(Bad::Wrong(_))), "{wrong:?}");
         }
-        let stale = BatchHeader { segment: 4, ..good };
-        assert_eq!(ask(&image(stale, &payload), 4 * BLOCK), Err(Bad::Blank));
+        for stale in [BatchHeader { segment: 4, ..good }, BatchHeader { boot: 9, ..good }] {
+            assert_eq!(ask(&image(stale, &payload), 4 * BLOCK), Err(Bad::Blank));
+        }
         assert_eq!(ask(&vec![0; 4 * BLOCK], 4 * BLOCK), Err(Bad::Blank));
         assert_eq!(ask(&vec![0; BLOCK], BLOCK), Err(Bad::Blank));
         for at in [BLOCK, BLOCK + 30, BLOCK + BATCH_HEADER, BLOCK + BATCH_HEADER + 4999] {
@@ -148,11 +155,22 @@ mod tests {
     #[test]
     fn only_headers_of_this_life_are_witnesses() {
         let good = header(&[]);
-        assert_eq!(stated_durable(&image(good, &[]), 0, 5), Some(6));
-        assert_eq!(stated_durable(&image(good, &[]), 2 * BLOCK, 5), None);
-        assert_eq!(stated_durable(&image(good, &[]), 0, 4), None);
-        assert_eq!(stated_durable(&image(BatchHeader { block: 2, ..good }, &[]), 0, 5), None);
+        let stated = |header, from, segment| stated_durable(&image(header, &[]), from, segment, &[8, 6]);
+        assert_eq!(stated(good, 0, 5), Some(6));
+        assert_eq!(stated(good, 2 * BLOCK, 5), None);
+        assert_eq!(stated(good, 0, 4), None);
+        assert_eq!(stated(BatchHeader { block: 2, ..good }, 0, 5), None);
+        assert_eq!(stated(BatchHeader { boot: 7, ..good }, 0, 5), None);
         // A torn batch's header still is one.
-        assert_eq!(stated_durable(&image(BatchHeader { length: 9, ..good }, &[]), 0, 5), Some(6));
+        assert_eq!(stated(BatchHeader { length: 9, ..good }, 0, 5), Some(6));
+    }
+
+    #[test]
+    fn only_a_segments_first_batch_says_whose_life_it_is() {
+        let good = header(&[]);
+        assert_eq!(first_boot(&image(good, &[]), 5), Some(6));
+        assert_eq!(first_boot(&image(good, &[]), 4), None);
+        assert_eq!(first_boot(&image(BatchHeader { block: 2, ..good }, &[]), 5), None);
+        assert_eq!(first_boot(&image(good, &[])[..BLOCK], 5), None);
     }
 }

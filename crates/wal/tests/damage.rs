@@ -244,6 +244,41 @@ fn random_damage_never_panics() {
     }
 }
 
+/// A batch in the place of another, or one that follows another than the one before it: every checksum holds, and no
+/// crash puts it there.
+#[test]
+fn a_sound_batch_in_another_place_is_refused() {
+    let files = SimFiles::new();
+    let mut life = Life::begin(&files, Model::default(), 1).unwrap();
+    for index in 1..=3 {
+        life.append_entry(index, 1, 10);
+        life.settle().unwrap();
+    }
+    let files = files.crash(&mut KeepSet::none);
+    let whole = files.bytes(&segment(1)).unwrap();
+    let block = |number: usize| whole[number * BLOCK..][..BLOCK].to_vec();
+    let refused = |to: usize, bytes: &[u8], why: &str| {
+        let damaged = files.image();
+        damaged.edit(&segment(1), (to * BLOCK) as u64, &mut |target| {
+            target[..BLOCK].copy_from_slice(bytes);
+        });
+        let Some(WalError::Corrupt { what, offset, .. }) = recover(&damaged, 99).err() else {
+            panic!("{why}: accepted")
+        };
+        assert!(what.contains(why), "{what}");
+        assert_eq!(offset, (to * BLOCK) as u64);
+    };
+    refused(2, &block(3), "where batch 3 should stand");
+    // Behind the end, where the next batch would be.
+    refused(4, &block(3), "where batch 5 should stand");
+    // Made for this place, by somebody who knows everything but the batch before.
+    let mut other = block(3);
+    other[56] ^= 1;
+    let crc = base::crc32c(&other[..68]);
+    other[68..72].copy_from_slice(&crc.to_le_bytes());
+    refused(3, &other, "does not follow the one before it");
+}
+
 /// Valid checksums around records that make no sense: refused, not believed.
 #[test]
 fn sound_batches_of_impossible_records_are_refused() {

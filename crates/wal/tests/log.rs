@@ -161,7 +161,7 @@ fn segments_are_kept_until_a_durable_checkpoint_covers_them() {
     assert!(all >= 3);
     wal.release_to(covered);
     assert_eq!(wal.segments(), all, "no checkpoint is durable");
-    wal.append(Record::Checkpoint { index: covered, term: 1 });
+    wal.append(Record::Checkpoint { index: covered, term: 1, sequence: 1 });
     let write = wal.submit().unwrap();
     assert_eq!(wal.segments(), all, "still not");
     finish(&mut wal, write);
@@ -186,7 +186,7 @@ fn release_counts_in_bytes_too() {
     }
     let written = wal.bytes_since_release();
     assert!(written > 6_000_000, "{written}");
-    wal.append(Record::Checkpoint { index: 50, term: 1 });
+    wal.append(Record::Checkpoint { index: 50, term: 1, sequence: 1 });
     settle(&mut wal, &files);
     wal.release_to(50);
     let left = wal.bytes_since_release();
@@ -195,6 +195,46 @@ fn release_counts_in_bytes_too() {
     wal.release_to(50);
     let after = wal.bytes_since_release();
     assert!((3_000_000..4_500_000).contains(&after), "{after}");
+}
+
+/// What a restart would replay follows the newest checkpoint, what it would read follows the release (law 6).
+#[test]
+fn the_newest_checkpoint_and_the_release_are_counted_apart() {
+    let files = SimFiles::new();
+    let sizes = Options { segment_bytes: 1 << 20, batch_bytes: 64 << 10, in_flight: 4, boot: 1 };
+    let (mut wal, _) = Wal::recover(Arc::new(files.clone()), DIR, sizes).unwrap();
+    let data = vec![1; 60_000];
+    let append = |wal: &mut Wal, index| {
+        wal.append(entry(index, 1, &data));
+        settle(wal, &files);
+    };
+    (1..=100).for_each(|index| append(&mut wal, index));
+    let (all, segments) = (wal.bytes_since_checkpoint(), wal.segments());
+    assert_eq!((wal.bytes_since_release(), wal.segments_since_checkpoint()), (all, segments));
+    wal.append(Record::Checkpoint { index: 90, term: 1, sequence: 7 });
+    settle(&mut wal, &files);
+    assert!((600_000..1_000_000).contains(&wal.bytes_since_checkpoint()), "{}", wal.bytes_since_checkpoint());
+    assert!(wal.bytes_since_release() >= all, "nothing is released");
+    assert_eq!(wal.segments(), segments);
+    assert!(wal.segments_since_checkpoint() <= 2, "the current one and at most one before");
+    wal.release_to(40);
+    assert_eq!(wal.released(), 40);
+    assert!(wal.bytes_since_release() < all * 7 / 10 && wal.segments() < segments);
+    drop(wal);
+
+    let (mut wal, recovered) =
+        Wal::recover_from(Arc::new(files.clone()), DIR, Options { boot: 2, ..sizes }, 90).unwrap();
+    assert_eq!((recovered.checkpoint, recovered.checkpoint_sequence), (Some((90, 1)), 7));
+    let kept: Vec<u64> = recovered.entries.iter().map(|entry| entry.index).collect();
+    assert_eq!(kept, (90..=100).collect::<Vec<u64>>(), "older ones are read and not kept");
+    let after = wal.bytes_since_checkpoint();
+    assert!((600_000..2_200_000).contains(&after), "by whole segments: {after}");
+    assert!(wal.bytes_since_release() > 3_000_000);
+    (101..=120).for_each(|index| append(&mut wal, index));
+    wal.append(Record::Checkpoint { index: 120, term: 1, sequence: 8 });
+    settle(&mut wal, &files);
+    assert!(wal.bytes_since_checkpoint() < 300_000, "{}", wal.bytes_since_checkpoint());
+    assert_eq!(wal.segments_since_checkpoint(), 1);
 }
 
 #[test]
@@ -244,7 +284,7 @@ fn a_gap_is_a_bug() {
 #[should_panic(expected = "below a checkpoint")]
 fn an_entry_below_a_checkpoint_is_a_bug() {
     let (mut wal, _) = recover(&SimFiles::new(), 1).unwrap();
-    wal.append(Record::Checkpoint { index: 5, term: 1 });
+    wal.append(Record::Checkpoint { index: 5, term: 1, sequence: 1 });
     wal.append(entry(5, 2, b""));
 }
 
@@ -275,7 +315,7 @@ fn sizes_may_change_from_start_to_start() {
         }
     }
     let (mut wal, _) = recover(&files, 5).unwrap();
-    wal.append(Record::Checkpoint { index: last, term: 1 });
+    wal.append(Record::Checkpoint { index: last, term: 1, sequence: 1 });
     settle(&mut wal, &files);
     wal.release_to(last);
     settle(&mut wal, &files);
@@ -316,7 +356,7 @@ fn a_real_disk_gives_back_what_it_took() {
         settle(&mut wal, &*files);
         assert_eq!(wal.durable().index, model.len() as u64);
         given_up = model.len() as u64 - 20;
-        wal.append(Record::Checkpoint { index: given_up, term: boot });
+        wal.append(Record::Checkpoint { index: given_up, term: boot, sequence: 1 });
         settle(&mut wal, &*files);
         wal.release_to(given_up);
         settle(&mut wal, &*files);
@@ -336,7 +376,7 @@ fn a_segment_is_kept_until_its_successor_has_a_durable_header() {
         wal.append(entry(index, 1, &[1; 7000]));
         settle(&mut wal, &files);
     }
-    wal.append(Record::Checkpoint { index: 3, term: 1 });
+    wal.append(Record::Checkpoint { index: 3, term: 1, sequence: 1 });
     settle(&mut wal, &files);
     wal.release_to(3);
     wal.append(entry(4, 1, b"x"));

@@ -153,7 +153,9 @@ impl Watchers {
                 encoded.push((start, encode(&mut self.events_buf, picked, prev)));
                 encoded.len() - 1
             });
-            self.send_events(slot, (first, last), to, matched.len() - start, &encoded[known].1, out);
+            let bytes = &encoded[known].1;
+            let all = (bytes, 0..bytes.len());
+            self.send_events(slot, (first, last), to, matched.len() - start, all, out);
         }
         // Before anybody moves: a group goes with its last member.
         self.behind.forget(group, matched);

@@ -1,8 +1,10 @@
 //! Event batches to synced watchers: one response for each watcher and revision, as etcd sends them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::event::{Batch, EventRef};
+use crate::sheet::{Responses, Sheet};
 use crate::watchers::{Outlet, Place, Watchers};
 use crate::wire::{Head, fragments, put_event};
 
@@ -21,57 +23,83 @@ impl Watchers {
             return self.gap(last);
         }
         self.gap(first - 1);
-        let events: Vec<EventRef<'_>> = batch.events().collect();
-        for events in events.chunk_by(|a, b| a.revision == b.revision) {
-            let revision = events[0].revision;
-            assert!((first..=last).contains(&revision), "revision {revision} outside of {first}..={last}");
-            if revision > self.head {
-                self.deliver_revision(revision, events, out);
-            }
-        }
-        self.head = last;
-        self.answer_requested(out);
-    }
-
-    fn deliver_revision(&mut self, revision: i64, events: &[EventRef<'_>], out: &mut impl Outlet) {
+        let head = self.head;
+        let events: Vec<EventRef<'_>> = batch.events().filter(|event| event.revision > head).collect();
         let mut touched = std::mem::take(&mut self.touched);
-        let mut fallen = std::mem::take(&mut self.fallen);
         for (number, event) in events.iter().enumerate() {
+            let revision = event.revision;
+            assert!((first..=last).contains(&revision), "revision {revision} outside of {first}..={last}");
             self.synced.note(event.key, event.kind, number as u32, &mut touched);
         }
-        // Most revisions have one event: whoever gets all of them, whatever the range, shares the bytes.
-        let mut all: [Option<Arc<[u8]>>; 2] = [None, None];
+        let mut fallen = std::mem::take(&mut self.fallen);
+        // Most batches have few events: whoever gets all of them, whatever the range, shares the bytes.
+        let mut all: [Option<Vec<Sheet>>; 2] = [None, None];
         for group in touched.drain(..) {
             let matched = self.synced.matched(group);
             let prev = self.synced.wants_prev(group);
-            let mut shared =
-                if matched.len() == events.len() { all[usize::from(prev)].clone() } else { None };
-            for position in 0..self.synced.members(group).len() {
-                let slot = self.synced.members(group)[position];
-                let watcher = &self.watchers[slot as usize];
-                if watcher.next > revision {
-                    continue;
-                }
-                if self.is_full(watcher.stream, out) {
-                    fallen.push((slot, revision));
-                    continue;
-                }
-                let bytes = shared.get_or_insert_with(|| {
-                    let picked = matched.iter().map(|&i| &events[i as usize]);
-                    encode(&mut self.events_buf, picked, prev)
-                });
-                self.send_events(slot, (revision, revision), revision, matched.len(), bytes, out);
-            }
+            let picked = matched.iter().map(|&i| &events[i as usize]);
             if matched.len() == events.len() {
-                all[usize::from(prev)] = shared;
+                let shared = all[usize::from(prev)]
+                    .get_or_insert_with(|| self.sheets.encode(&self.member, picked, prev));
+                self.deliver_to_group(group, shared, &mut fallen, out);
+            } else {
+                let sheets = self.sheets.encode(&self.member, picked, prev);
+                self.deliver_to_group(group, &sheets, &mut fallen, out);
             }
             self.synced.forget(group, matched);
         }
         for (slot, next) in fallen.drain(..) {
             self.move_to(slot, Place::Stalled, next);
         }
-        self.head = revision;
         (self.touched, self.fallen) = (touched, fallen);
+        self.head = last;
+        self.answer_requested(out);
+    }
+
+    /// Everything for one watcher, then the next: its connection is at hand once.
+    fn deliver_to_group(
+        &mut self,
+        group: u32,
+        sheets: &[Sheet],
+        fallen: &mut Vec<(u32, i64)>,
+        out: &mut impl Outlet,
+    ) {
+        for position in 0..self.synced.members(group).len() {
+            let slot = self.synced.members(group)[position];
+            for sheet in sheets {
+                let watcher = &self.watchers[slot as usize];
+                let Some(responses) = sheet.responses(watcher.id, watcher.next) else { continue };
+                if !self.send_responses(slot, &responses, out) {
+                    fallen.push((slot, responses.first_revision()));
+                    break;
+                }
+                self.watchers[slot as usize].next = sheet.last_revision() + 1;
+            }
+        }
+    }
+
+    /// False, and nothing was sent: its queue is full.
+    fn send_responses(&mut self, slot: u32, responses: &Responses<'_>, out: &mut impl Outlet) -> bool {
+        let watcher = &mut self.watchers[slot as usize];
+        assert!(watcher.next <= responses.first_revision(), "an event is sent once, and in order");
+        let token = self.streams[watcher.stream as usize].token;
+        // The longest head and id; what comes near the limit takes the other way, where it is looked at closely.
+        const NEAR_BYTES: usize = 64;
+        if watcher.fragment && responses.longest_bytes() + NEAR_BYTES >= self.options.fragment_bytes {
+            if out.queued_bytes(token) >= self.options.queue_bytes {
+                return false;
+            }
+            for (revision, count, bytes, range) in responses.events() {
+                self.send_events(slot, (revision, revision), revision, count, (bytes, range), out);
+            }
+            return true;
+        }
+        if !out.send_all(token, responses, self.options.queue_bytes) {
+            return false;
+        }
+        watcher.quiet = false;
+        self.events_sent += responses.event_count() as u64;
+        true
     }
 
     /// Sends `count` encoded events of the revisions `from..=through` to a watcher that has been served below `from`.
@@ -82,11 +110,11 @@ impl Watchers {
         (from, through): (i64, i64),
         revision: i64,
         count: usize,
-        bytes: &Arc<[u8]>,
+        (shared, range): (&Arc<[u8]>, Range<usize>),
         out: &mut impl Outlet,
     ) {
         let watcher = &mut self.watchers[slot as usize];
-        assert!(count > 0 && !bytes.is_empty(), "a response with events has some");
+        assert!(count > 0 && !range.is_empty(), "a response with events has some");
         assert!(watcher.next <= from && from <= through, "an event is sent once, and in order");
         assert!(through <= revision, "no header tells of less than its events");
         if watcher.place == Place::Synced {
@@ -98,19 +126,20 @@ impl Watchers {
         let mut head = Head { revision, watch_id: watcher.id, ..Head::default() };
         head.encode(&self.member, &mut self.head_buf);
         let parts = if watcher.fragment {
-            fragments(self.head_buf.len(), bytes, self.options.fragment_bytes)
+            fragments(self.head_buf.len(), &shared[range.clone()], self.options.fragment_bytes)
         } else {
             None
         };
         let Some(ends) = parts else {
-            out.send(token, &self.head_buf, Some((bytes, 0..bytes.len())));
+            out.send(token, &self.head_buf, Some((shared, range)));
             return;
         };
-        let mut begin = 0;
+        let mut begin = range.start;
         for end in ends {
-            head.fragment = end < bytes.len();
+            let end = range.start + end;
+            head.fragment = end < range.end;
             head.encode(&self.member, &mut self.head_buf);
-            out.send(token, &self.head_buf, Some((bytes, begin..end)));
+            out.send(token, &self.head_buf, Some((shared, begin..end)));
             begin = end;
         }
     }

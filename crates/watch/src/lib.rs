@@ -29,8 +29,10 @@ mod event;
 mod index;
 mod interval;
 mod progress;
+mod sheet;
 mod watchers;
 mod wire;
 
 pub use event::{Batch, Change, EventRef, History, Kind, is_create};
+pub use sheet::{Parts, Responses};
 pub use watchers::{Counts, Options, Outlet, Watchers};

@@ -14,6 +14,7 @@ use proto::etcdserverpb::watch_create_request::FilterType;
 use slab::Slab;
 
 use crate::index::{End, Flavor, Index, Interest, Seat};
+use crate::sheet::{Responses, Sheets};
 use crate::wire::{Head, Member};
 
 /// Where responses go: the queues of the connections.
@@ -22,6 +23,16 @@ pub trait Outlet {
     fn queued_bytes(&self, stream: CallToken) -> usize;
     /// One response: the bytes of `head`, then those of `events[range]`. A stream that is gone takes it silently.
     fn send(&mut self, stream: CallToken, head: &[u8], events: Option<(&Arc<[u8]>, std::ops::Range<usize>)>);
+    /// Several responses of one watcher, all or none of them. False: none, as `limit_bytes` or more are queued.
+    fn send_all(&mut self, stream: CallToken, responses: &Responses<'_>, limit_bytes: usize) -> bool {
+        if self.queued_bytes(stream) >= limit_bytes {
+            return false;
+        }
+        responses.for_each(&mut Vec::new(), |parts| {
+            self.send(stream, parts.head, Some((parts.shared, parts.events)));
+        });
+        true
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -132,6 +143,7 @@ pub struct Watchers {
     pub(crate) progress_due: BTreeSet<(Millis, u32)>,
     pub(crate) events_sent: u64,
     /// Working memory.
+    pub(crate) sheets: Sheets,
     pub(crate) head_buf: Vec<u8>,
     pub(crate) events_buf: Vec<u8>,
     pub(crate) touched: Vec<u32>,
@@ -157,6 +169,7 @@ impl Watchers {
             answerable: false,
             progress_due: BTreeSet::new(),
             events_sent: 0,
+            sheets: Sheets::default(),
             head_buf: Vec::new(),
             events_buf: Vec::new(),
             touched: Vec::new(),

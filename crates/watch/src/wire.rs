@@ -32,14 +32,19 @@ impl Head<'_> {
     /// Replaces what `buf` holds.
     pub fn encode(&self, member: &Member, buf: &mut Vec<u8>) {
         buf.clear();
+        self.append(member, buf);
+    }
+
+    pub fn append(&self, member: &Member, buf: &mut Vec<u8>) {
+        let begin = buf.len();
         buf.extend([0x0a, 0]);
         number(buf, 0x08, member.cluster_id);
         number(buf, 0x10, member.member_id);
         number(buf, 0x18, self.revision as u64);
         number(buf, 0x20, member.term);
-        buf[1] = (buf.len() - 2) as u8;
-        assert!(buf[1] < 0x80, "four numbers need one byte of length");
-        number(buf, 0x10, self.watch_id as u64);
+        buf[begin + 1] = (buf.len() - begin - 2) as u8;
+        assert!(buf[begin + 1] < 0x80, "four numbers need one byte of length");
+        put_watch_id(buf, self.watch_id);
         number(buf, 0x18, self.created.into());
         number(buf, 0x20, self.canceled.into());
         number(buf, 0x28, self.compact_revision as u64);
@@ -50,6 +55,11 @@ impl Head<'_> {
         }
         number(buf, 0x38, self.fragment.into());
     }
+}
+
+/// Field 2 of a response, behind its header.
+pub fn put_watch_id(buf: &mut Vec<u8>, watch_id: i64) {
+    number(buf, 0x10, watch_id as u64);
 }
 
 fn number(buf: &mut Vec<u8>, tag: u8, value: u64) {

@@ -253,6 +253,19 @@ impl Member {
         assert!(newest <= current);
         assert_eq!(view.len(trees::CHANGES), puts + deletes);
         assert_eq!(view.len(trees::LIVE) + view.len(trees::HISTORY), puts + deletes);
+        // History names each superseded version once, under its own key and revision.
+        let mut named = 0;
+        let mut cursor = view.cursor(trees::HISTORY);
+        let mut more = cursor.seek_first();
+        while more {
+            let (key, revision) = trees::split_history_key(cursor.key());
+            if let Some(cell) = trees::superseded(view, cursor.value()) {
+                assert_eq!((cell.kv().key, cell.revision()), (key, revision));
+                named += 1;
+            }
+            more = cursor.next();
+        }
+        assert_eq!(view.len(trees::SUPERSEDED), named);
         // Every live key with a lease is among its lease's keys, and nothing else is.
         let mut leased = 0;
         let mut cursor = view.cursor(trees::LIVE);

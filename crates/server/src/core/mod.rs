@@ -8,6 +8,7 @@ pub mod meter;
 pub mod pages;
 pub mod pool;
 pub mod run;
+pub mod sends;
 pub mod shard;
 pub mod spool;
 pub mod uring;

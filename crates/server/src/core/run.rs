@@ -94,6 +94,9 @@ fn turn_until_stopped(
             shard.begin_turn(now_us);
         }
         ring.completions(&mut completions);
+        if let Some(shard) = &mut shard {
+            shard.settle(&mut ring, &completions, now);
+        }
         // Log completions first: they decide what can be answered.
         if let Some(log) = &mut log {
             for completion in
@@ -110,7 +113,7 @@ fn turn_until_stopped(
                         ring.wake_on(doorbell.fd());
                     }
                 }
-                Tag::Log { .. } | Tag::LogPart { .. } | Tag::Ignored => {}
+                Tag::Log { .. } | Tag::LogPart { .. } | Tag::Sent { .. } | Tag::Ignored => {}
                 Tag::Accept { .. } | Tag::Receive { .. } | Tag::Writable { .. } => {
                     if let Some(shard) = &mut shard {
                         shard.completed(&mut ring, completion, now);

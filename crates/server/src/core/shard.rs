@@ -21,6 +21,7 @@ use super::doorbell::Doorbell;
 use super::mailbox::{Mailbox, Sender};
 use super::pool::Pool;
 use super::run::Clock;
+use super::sends::Sends;
 use super::spool;
 use super::uring::{Completion, Ring, Tag, epoch_after};
 
@@ -44,6 +45,8 @@ const ITEMS_PER_TURN: usize = 4096;
 const CONNECTION_TICK_MS: Millis = 500;
 /// `sendmsg` takes this many slices (IOV_MAX).
 const SLICES_MAX: usize = 1024;
+/// Sends are submitted when this much is queued, bytes: what was just written is then still in the processor's cache.
+const SUBMIT_BYTES: usize = 256 << 10;
 
 /// A connection that speaks HTTP/1.1: the descriptor, and what was read from it already.
 pub type HandOver = Arc<dyn Fn(OwnedFd, Vec<u8>) + Send + Sync>;
@@ -65,6 +68,9 @@ pub struct ShardCore {
     connections_ticked_at: Millis,
     taken: Vec<Mail>,
     streams: Vec<u32>,
+    sends: Sends,
+    /// The ring has not taken all sends of the last turn yet.
+    unsettled: bool,
     draining: bool,
     slow_request: std::time::Duration,
 }
@@ -118,6 +124,8 @@ struct Connection {
     http2: Option<Box<net::Connection>>,
     first_bytes: Vec<u8>,
     dirty: bool,
+    /// Output is on its way through the ring; nothing may overtake it.
+    sending: bool,
     /// The socket takes nothing more for now.
     blocked: bool,
     /// Reading stopped until output has drained.
@@ -141,23 +149,35 @@ impl Sink for Socket {
 }
 
 impl Socket {
-    /// `None`: the socket is full (or broken, which the receive side reports).
-    fn send(&mut self, slices: &[IoSlice<'_>]) -> Option<usize> {
-        let slices = &slices[..slices.len().min(SLICES_MAX)];
-        // SAFETY: an all-zero msghdr is valid; IoSlice is ABI-compatible with iovec; the kernel only reads the
-        // slices, and only during this call.
-        let sent = unsafe {
-            let mut message: libc::msghdr = std::mem::zeroed();
-            message.msg_iov = slices.as_ptr().cast::<libc::iovec>().cast_mut();
-            message.msg_iovlen = slices.len();
-            libc::sendmsg(self.fd.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    /// How many bytes the socket took at once; else why it took none, as an error number ([`is_full`]).
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, i32> {
+        const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let fd = self.fd.as_raw_fd();
+        let sent = if let [slice] = slices {
+            // SAFETY: the kernel only reads the slice, and only during this call.
+            unsafe { libc::send(fd, slice.as_ptr().cast(), slice.len(), FLAGS) }
+        } else {
+            let slices = &slices[..slices.len().min(SLICES_MAX)];
+            // SAFETY: an all-zero msghdr is valid; IoSlice is ABI-compatible with iovec; the kernel only reads the
+            // slices, and only during this call.
+            unsafe {
+                let mut message: libc::msghdr = std::mem::zeroed();
+                message.msg_iov = slices.as_ptr().cast::<libc::iovec>().cast_mut();
+                message.msg_iovlen = slices.len();
+                libc::sendmsg(fd, &message, FLAGS)
+            }
         };
         if sent < 0 {
-            return None;
+            return Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO));
         }
         self.sent_bytes += sent as u64;
-        Some(sent as usize)
+        Ok(sent as usize)
     }
+}
+
+/// Whether a send failed for want of room: it can be tried again. Any other error is the end of the connection.
+fn is_full(error: i32) -> bool {
+    [libc::EAGAIN, libc::EINTR, libc::ENOBUFS, libc::ENOMEM].contains(&error)
 }
 
 impl Slots {
@@ -208,6 +228,8 @@ impl ShardCore {
             connections_ticked_at: 0,
             taken: Vec::new(),
             streams: Vec::new(),
+            sends: Sends::default(),
+            unsettled: false,
             draining: false,
             slow_request: parts.slow_request,
         }
@@ -242,6 +264,7 @@ impl ShardCore {
             || !self.mailbox.is_empty()
             || !self.shard.outgoing.is_empty()
             || self.shard.wants_catch_up()
+            || self.unsettled
     }
 
     /// Draining has ended: every call was answered and every connection closed.
@@ -263,7 +286,7 @@ impl ShardCore {
                     self.reap(slot);
                 }
             }
-            Tag::Log { .. } | Tag::LogPart { .. } | Tag::Wake | Tag::Ignored => {}
+            Tag::Log { .. } | Tag::LogPart { .. } | Tag::Sent { .. } | Tag::Wake | Tag::Ignored => {}
         }
     }
 
@@ -427,6 +450,7 @@ impl ShardCore {
             http2: None,
             first_bytes: Vec::new(),
             dirty: false,
+            sending: false,
             blocked: false,
             paused: false,
             closing: false,
@@ -544,7 +568,7 @@ impl ShardCore {
     /// Frees a slot whose connection is dead once its last completion was seen.
     fn reap(&mut self, slot: u32) {
         let entry = &mut self.slots.slots[slot as usize];
-        let done = entry.connection.as_ref().is_some_and(|connection| connection.dead)
+        let done = entry.connection.as_ref().is_some_and(|connection| connection.dead && !connection.sending)
             && !entry.armed_receive
             && !entry.armed_writable;
         if done {
@@ -563,37 +587,76 @@ impl ShardCore {
 
     // --- output ---
 
+    /// Takes back what the last turn gave to the ring. Call it with the completions that came since, before anything
+    /// else that may end a connection or write to it.
+    pub fn settle(&mut self, ring: &mut Ring, completions: &[Completion], now: Millis) {
+        if self.sends.is_empty() {
+            return;
+        }
+        for completion in completions {
+            if let Tag::Sent { position } = completion.tag {
+                self.sends.completed(position, completion.result);
+            }
+        }
+        let mut sends = std::mem::take(&mut self.sends);
+        for settled in sends.settled(ring.is_submitted()) {
+            let slot = settled.slot;
+            let entry = &mut self.slots.slots[slot as usize];
+            let connection = entry.connection.as_mut().expect("a slot outlives its sends");
+            let http2 = connection.http2.as_mut().expect("who sends speaks HTTP/2");
+            connection.sending = false;
+            http2.output().give_back(settled.batch, settled.sent);
+            self.shard.meter().sent_bytes.add(settled.sent as u64);
+            match settled.error {
+                None => {}
+                Some(error) if is_full(error) => {
+                    connection.blocked = true;
+                    arm_writable(ring, entry, slot);
+                }
+                Some(_) => {
+                    self.disconnected(ring, slot, now);
+                    self.reap(slot);
+                }
+            }
+            if self.unsettled {
+                self.slots.mark_dirty(slot);
+            }
+        }
+        self.sends = sends;
+        self.unsettled = !self.sends.is_empty();
+    }
+
     fn flush(&mut self, ring: &mut Ring) {
+        let mut queued = 0;
         while let Some(slot) = self.slots.dirty.pop() {
             let now = self.ticked_at;
-            self.flush_connection(ring, slot, now);
+            queued += self.flush_connection(ring, slot, now);
+            if queued >= SUBMIT_BYTES {
+                queued = 0;
+                ring.submit();
+            }
             self.rearm(ring, slot);
             self.reap(slot);
         }
     }
 
-    fn flush_connection(&mut self, ring: &mut Ring, slot: u32, now: Millis) {
+    /// Answers how many bytes wait in the ring now for this connection.
+    fn flush_connection(&mut self, ring: &mut Ring, slot: u32, now: Millis) -> usize {
         let entry = &mut self.slots.slots[slot as usize];
-        let Some(connection) = &mut entry.connection else { return };
+        let Some(connection) = &mut entry.connection else { return 0 };
         connection.dirty = false;
         let Some(http2) = &mut connection.http2 else {
             if connection.closing {
                 self.disconnected(ring, slot, now);
             }
-            return;
+            return 0;
         };
+        if connection.sending {
+            return 0;
+        }
+        let mut queued = 0;
+        let mut broken = false;
         while !connection.dead {
-            if !connection.blocked && !http2.output().is_empty() {
-                let sent = {
-                    let mut slices = Vec::with_capacity(16);
-                    http2.output().gather(&mut slices);
-                    connection.socket.send(&slices)
-                };
-                match sent {
-                    Some(sent) => http2.output().consumed(sent),
-                    None => connection.blocked = true,
-                }
-            }
             self.streams.clear();
             http2.outbound().drain_writable(&mut self.streams);
             for &stream in &self.streams {
@@ -602,23 +665,58 @@ impl ShardCore {
             if connection.blocked || http2.output().is_empty() {
                 break;
             }
+            // Nobody waits for what becomes of it: it goes out with all the others.
+            let simple = !connection.closing
+                && !http2.is_drained()
+                && !http2.is_congested()
+                && !http2.outbound().awaits_output();
+            if simple {
+                let batch = http2.output().take();
+                queued = batch.len();
+                self.sends.push(ring, slot, connection.socket.fd.as_raw_fd(), batch);
+                connection.sending = true;
+                break;
+            }
+            let sent = {
+                let mut slices = Vec::with_capacity(16);
+                http2.output().gather(&mut slices);
+                connection.socket.send(&slices)
+            };
+            match sent {
+                Ok(sent) => http2.output().consumed(sent),
+                Err(error) if is_full(error) => connection.blocked = true,
+                Err(_) => {
+                    broken = true;
+                    break;
+                }
+            }
         }
         self.shard.meter().sent_bytes.add(std::mem::take(&mut connection.socket.sent_bytes));
-        let flushed = http2.output().is_empty();
-        if connection.blocked && !entry.armed_writable && !connection.dead {
-            ring.writable(slot, entry.epoch, connection.socket.fd.as_raw_fd());
-            entry.armed_writable = true;
-        }
         let congested = http2.is_congested();
         if congested && !connection.paused && entry.armed_receive {
             ring.cancel(Tag::Receive { slot, epoch: entry.epoch });
         }
         connection.paused = congested;
-        if (flushed && (connection.closing || http2.is_drained()))
+        let flushed = http2.output().is_empty() && !connection.sending;
+        let over = (flushed && (connection.closing || http2.is_drained()))
             || (connection.closing && connection.blocked)
-        {
+            || broken;
+        if connection.blocked {
+            arm_writable(ring, entry, slot);
+        }
+        if over {
             self.disconnected(ring, slot, now);
         }
+        queued
+    }
+}
+
+/// Asks to be told when the socket takes bytes again.
+fn arm_writable(ring: &mut Ring, entry: &mut Slot, slot: u32) {
+    let Some(connection) = &entry.connection else { return };
+    if !entry.armed_writable && !connection.dead {
+        ring.writable(slot, entry.epoch, connection.socket.fd.as_raw_fd());
+        entry.armed_writable = true;
     }
 }
 

@@ -42,6 +42,10 @@ pub enum Tag {
     LogPart {
         position: u32,
     },
+    /// A send that the socket did not take whole.
+    Sent {
+        position: u32,
+    },
     Wake,
     /// Cancellations and the like: the completion is ignored.
     Ignored,
@@ -59,6 +63,7 @@ impl Tag {
             Tag::Wake => (5, 0, 0),
             Tag::Ignored => (6, 0, 0),
             Tag::LogPart { position } => (7, 0, position),
+            Tag::Sent { position } => (8, 0, position),
         };
         role << 56 | (u64::from(epoch) & Self::EPOCH_BITS) << 32 | u64::from(low)
     }
@@ -73,6 +78,7 @@ impl Tag {
             4 => Tag::Log { position: low },
             5 => Tag::Wake,
             7 => Tag::LogPart { position: low },
+            8 => Tag::Sent { position: low },
             _ => Tag::Ignored,
         }
     }
@@ -115,6 +121,7 @@ impl Ring {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
+            .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .setup_clamp()
             .build(SUBMISSIONS)?;
@@ -147,6 +154,41 @@ impl Ring {
     pub fn writable(&mut self, slot: u32, epoch: u32, fd: RawFd) {
         let entry = opcode::PollAdd::new(Fd(fd), libc::POLLOUT as u32).build();
         self.push(entry, Tag::Writable { slot, epoch });
+    }
+
+    /// Sends `len` bytes, as many as the socket takes at once. There is a [`Tag::Sent`] completion only when that is not
+    /// all of them: it tells how many, or why none. When [`Ring::is_submitted`] says so and the completions since then
+    /// name no such send, everything was taken: with MSG_DONTWAIT the kernel decides while it takes the entry.
+    ///
+    /// # Safety
+    /// `data` must stay valid and unchanged until the ring is submitted.
+    pub unsafe fn send(&mut self, position: u32, fd: RawFd, data: *const u8, len: u32) {
+        // MSG_WAITALL makes less than all a failure, which has a completion; it does not wait.
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = opcode::Send::new(Fd(fd), data, len).flags(flags).build();
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), Tag::Sent { position });
+    }
+
+    /// The same for bytes in several pieces.
+    ///
+    /// # Safety
+    /// `message`, the slices it names and their bytes must stay valid and unchanged until the ring is submitted.
+    pub unsafe fn send_message(&mut self, position: u32, fd: RawFd, message: *const libc::msghdr) {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = opcode::SendMsg::new(Fd(fd), message).flags(flags as u32).build();
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), Tag::Sent { position });
+    }
+
+    /// The kernel has taken every entry. It has when [`Ring::enter`] returns, unless it is short of memory.
+    pub fn is_submitted(&mut self) -> bool {
+        self.backlog.is_empty() && self.ring.submission().is_empty()
+    }
+
+    /// Submits what was queued, without waiting for anything. What cannot be submitted now goes with the next
+    /// [`Ring::enter`].
+    pub fn submit(&mut self) {
+        self.flush_backlog();
+        let _ = self.ring.submit();
     }
 
     pub fn cancel(&mut self, tag: Tag) {
@@ -329,6 +371,7 @@ mod tests {
             Tag::Writable { slot: 0, epoch: 1 },
             Tag::Log { position: 7 },
             Tag::LogPart { position: 7 },
+            Tag::Sent { position: 9 },
             Tag::Wake,
             Tag::Ignored,
         ] {

@@ -37,6 +37,12 @@ pub struct State {
     pub entries: Vec<Entry>,
     pub last: (u64, u64),
     pub checkpoint: (u64, u64),
+    pub sequence: u64,
+}
+
+/// The number of the data file's checkpoint: any, as long as both sides agree.
+pub fn sequence(index: u64, term: u64) -> u64 {
+    1000 * term + index
 }
 
 impl State {
@@ -49,6 +55,7 @@ impl State {
                 self.last = (entry.index, entry.term);
             }
             &Owned::Checkpoint(index, term) => {
+                self.sequence = sequence(index, term);
                 self.checkpoint = self.checkpoint.max((index, term));
                 if index > self.last.0 {
                     self.entries.clear();
@@ -74,8 +81,8 @@ impl State {
         let mut hard_state = self.hard_state;
         hard_state.commit = hard_state.commit.min(self.last.0);
         let checkpoint = (self.checkpoint.0 > 0).then_some(self.checkpoint);
-        if (hard_state, checkpoint, self.last) != (recovered.hard_state, recovered.checkpoint, recovered.last)
-        {
+        let found = (recovered.hard_state, recovered.checkpoint, recovered.last);
+        if (hard_state, checkpoint, self.last) != found || self.sequence != recovered.checkpoint_sequence {
             return false;
         }
         let given_up = released.min(self.checkpoint.0);
@@ -160,7 +167,9 @@ impl Life {
                 kind: entry.kind,
                 data: &entry.data,
             }),
-            &Owned::Checkpoint(index, term) => self.wal.append(Record::Checkpoint { index, term }),
+            &Owned::Checkpoint(index, term) => {
+                self.wal.append(Record::Checkpoint { index, term, sequence: sequence(index, term) });
+            }
             &Owned::Restart(index, term) => self.wal.append(Record::Restart { index, term }),
         }
         self.state.apply(&record);
@@ -193,6 +202,11 @@ impl Life {
             sent?;
         }
         Ok(())
+    }
+
+    /// Writes handed out and not completed.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.len()
     }
 
     pub fn complete(&mut self, at: usize) -> std::io::Result<()> {
