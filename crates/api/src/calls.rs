@@ -58,10 +58,11 @@ pub enum Rpc {
     RangeStream,
     HealthCheck,
     HealthWatch,
+    HealthList,
 }
 
 /// In the order of [`Rpc`]: the position is the method index that `net` reports.
-pub const TABLE: [(Rpc, &str, Shape); 51] = [
+pub const TABLE: [(Rpc, &str, Shape); 52] = [
     (Rpc::Range, "/etcdserverpb.KV/Range", Shape::Unary),
     (Rpc::Put, "/etcdserverpb.KV/Put", Shape::Unary),
     (Rpc::DeleteRange, "/etcdserverpb.KV/DeleteRange", Shape::Unary),
@@ -113,6 +114,7 @@ pub const TABLE: [(Rpc, &str, Shape); 51] = [
     (Rpc::RangeStream, "/etcdserverpb.KV/RangeStream", Shape::ServerStream),
     (Rpc::HealthCheck, "/grpc.health.v1.Health/Check", Shape::Unary),
     (Rpc::HealthWatch, "/grpc.health.v1.Health/Watch", Shape::ServerStream),
+    (Rpc::HealthList, "/grpc.health.v1.Health/List", Shape::Unary),
 ];
 
 /// How many messages go each way; metrics name it `grpc_type`.

@@ -2,7 +2,7 @@
 //! over [`Rpc`] (law 13).
 
 use base::CallToken;
-use net::Outbound;
+use net::{End, Outbound};
 use prost::Message;
 use proto::errors::{Code, Error};
 use proto::etcdserverpb as pb;
@@ -11,6 +11,9 @@ use replica::{Event, Outcome, Response};
 use crate::calls::{Rpc, Shape};
 use crate::maintenance::Work;
 use crate::shard::{CallState, Connections, Read, Shard, Sink, connection_of, position_of};
+
+/// A message that its client did not finish, as grpc-go reports it on streams.
+pub(crate) const UNEXPECTED_EOF: Error = Error::fixed(Code::Internal, "unexpected EOF");
 
 /// A request that does not parse, as grpc-go reports it.
 fn malformed(error: &prost::DecodeError) -> Error {
@@ -21,6 +24,19 @@ fn malformed(error: &prost::DecodeError) -> Error {
         "proto: cannot parse invalid wire-format data"
     };
     Error::new(Code::Internal, format!("grpc: error unmarshalling request: {reason}"))
+}
+
+/// A call that ended before its request was whole.
+fn no_message(shape: Shape, end: End) -> Error {
+    match (shape, end) {
+        (Shape::Unary, End::InMessage) => Error::fixed(Code::Unknown, "unexpected EOF"),
+        (Shape::Unary, End::Clean | End::InPrefix) => Error::fixed(Code::Unknown, "EOF"),
+        (Shape::ServerStream | Shape::BidiStream, End::InMessage) => UNEXPECTED_EOF,
+        (Shape::ServerStream | Shape::BidiStream, End::Clean | End::InPrefix) => Error::fixed(
+            Code::Internal,
+            "cardinality violation: received no request message from non-client-streaming RPC",
+        ),
+    }
 }
 
 /// What comes with a later stage of the project: said plainly.
@@ -44,7 +60,7 @@ impl Shard {
             Rpc::Watch => self.open_watch_stream(out, stream),
             Rpc::LeaseKeepAlive => {
                 out.open(stream);
-                self.hold(out, stream, rpc, CallState::KeepAlive { in_flight: 0, half_closed: false });
+                self.hold(out, stream, rpc, CallState::KeepAlive { in_flight: 0, end: None });
             }
             _ => {}
         }
@@ -149,6 +165,10 @@ impl Shard {
                 let request = decode!(self, out, stream, rpc, bytes as proto::health::HealthCheckRequest);
                 self.health_check(out, stream, &request);
             }
+            Rpc::HealthList => {
+                decode!(self, out, stream, rpc, bytes as ());
+                self.health_list(out, stream);
+            }
             Rpc::HealthWatch => {
                 let request = decode!(self, out, stream, rpc, bytes as proto::health::HealthCheckRequest);
                 self.health_watch(out, stream, &request);
@@ -185,26 +205,19 @@ impl Shard {
         }
     }
 
-    /// The client has said everything on this stream.
-    pub(crate) fn half_closed(&mut self, out: &mut Outbound, stream: u32, rpc: Rpc) {
+    /// The client has said everything on this stream. The statuses are grpc-go's.
+    pub(crate) fn half_closed(&mut self, out: &mut Outbound, stream: u32, rpc: Rpc, end: End) {
         let Some(position) = position_of(out, stream) else {
-            if rpc.shape() != Shape::BidiStream && out.is_open(stream) {
-                // No message came: grpc-go reads the end of the stream where a request should be.
-                self.fail(out, stream, rpc, &Error::fixed(Code::Unknown, "EOF"));
+            if out.is_open(stream) {
+                self.fail(out, stream, rpc, &no_message(rpc.shape(), end));
             }
             return;
         };
         match &mut self.calls[position].state {
-            CallState::Watch => {
-                self.end_watch_stream(position);
-                self.finish_stream(out, stream, rpc);
-            }
-            CallState::KeepAlive { in_flight, half_closed } => {
-                *half_closed = true;
-                if *in_flight == 0 {
-                    self.finish_stream(out, stream, rpc);
-                }
-            }
+            CallState::KeepAlive { in_flight: 0, .. } => self.end_keep_alives(out, stream, end),
+            CallState::KeepAlive { end: then, .. } => *then = Some(end),
+            // Whoever ends a watch stream's own side goes on receiving, as from etcd.
+            _ if end == End::InMessage => self.fail_call(out, stream, position, &UNEXPECTED_EOF),
             _ => {}
         }
     }
@@ -313,12 +326,12 @@ impl Shard {
             CallState::LongRange(_) => self.produce_range(out, sink, stream, position),
             CallState::StreamedRange(_) => self.produce_range_stream(out, Some(sink), stream, position),
             CallState::Snapshot(_) => self.produce_snapshot(out, stream, position),
-            CallState::Watch => self.watch_writable(out, position),
-            CallState::Parked(_)
-            | CallState::Waiting
-            | CallState::Working
-            | CallState::KeepAlive { .. }
-            | CallState::HealthWatch => {}
+            CallState::Watch => {
+                self.watch_writable(out, position);
+                out.listen(stream);
+            }
+            CallState::KeepAlive { .. } => out.listen(stream),
+            CallState::Parked(_) | CallState::Waiting | CallState::Working | CallState::HealthWatch => {}
         }
     }
 }

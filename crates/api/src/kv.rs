@@ -2,13 +2,13 @@
 
 use net::Outbound;
 use prost::Message;
-use proto::errors::{self, Error};
+use proto::errors;
 use proto::etcdserverpb as pb;
 use replica::Event;
 
 use crate::calls::Rpc;
 use crate::check;
-use crate::shard::{Read, Shard, Sink};
+use crate::shard::{CallState, Read, Shard, Sink};
 
 impl Shard {
     /// The revisions of the newest published root.
@@ -16,19 +16,32 @@ impl Shard {
         mvcc::Revisions::of(self.reader.pin().stamp())
     }
 
-    /// The quota comes before validation, as in etcd: a store that is full says so first.
-    fn refuse_over_quota(&mut self, cost_bytes: u64) -> Result<(), Error> {
+    /// The quota comes before validation, as in etcd: a store that is full says so first, and whoever is told so finds
+    /// the alarm up. True: refused.
+    pub(crate) fn refuse_over_quota(
+        &mut self,
+        out: &mut Outbound,
+        stream: u32,
+        rpc: Rpc,
+        cost_bytes: u64,
+    ) -> bool {
         if self.published.has_room(cost_bytes) {
-            return Ok(());
+            return false;
         }
-        self.outgoing.push_back(Event::OverQuota);
-        Err(errors::NO_SPACE)
+        if self.published.alarm(pb::AlarmType::Nospace) {
+            self.fail(out, stream, rpc, &errors::NO_SPACE);
+        } else {
+            let token = self.hold(out, stream, rpc, CallState::Waiting);
+            self.outgoing.push_back(Event::OverQuota { token });
+        }
+        true
     }
 
     pub(crate) fn put(&mut self, out: &mut Outbound, stream: u32, request: pb::PutRequest) {
-        let checked =
-            self.refuse_over_quota(mvcc::quota::put_cost(&request)).and_then(|()| check::put(&request));
-        if let Err(error) = checked {
+        if self.refuse_over_quota(out, stream, Rpc::Put, mvcc::quota::put_cost(&request)) {
+            return;
+        }
+        if let Err(error) = check::put(&request) {
             return self.fail(out, stream, Rpc::Put, &error);
         }
         let request = pb::InternalRaftRequest { put: Some(request), ..Default::default() };
@@ -46,8 +59,10 @@ impl Shard {
     pub(crate) fn txn(&mut self, out: &mut Outbound, stream: u32, request: pb::TxnRequest) {
         let cost_bytes = mvcc::quota::txn_cost(&request);
         // What writes nothing passes also when the store is full.
-        let room = if cost_bytes == 0 { Ok(()) } else { self.refuse_over_quota(cost_bytes) };
-        if let Err(error) = room.and_then(|()| check::txn(&request, self.config.max_txn_ops)) {
+        if cost_bytes > 0 && self.refuse_over_quota(out, stream, Rpc::Txn, cost_bytes) {
+            return;
+        }
+        if let Err(error) = check::txn(&request, self.config.max_txn_ops) {
             return self.fail(out, stream, Rpc::Txn, &error);
         }
         if !mvcc::is_read_only(&request) {

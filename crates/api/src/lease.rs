@@ -1,11 +1,12 @@
 //! The Lease service: grants and revocations are proposed, renewals are decided by the log core.
 
-use net::Outbound;
-use proto::errors;
+use base::limits::RENEWALS_PER_STREAM;
+use net::{End, Outbound};
 use proto::etcdserverpb as pb;
 use replica::Event;
 
 use crate::calls::Rpc;
+use crate::dispatch::UNEXPECTED_EOF;
 use crate::shard::{CallState, Shard};
 
 /// What etcd charges the quota for a lease, bytes.
@@ -13,9 +14,8 @@ const LEASE_COST_BYTES: u64 = 64;
 
 impl Shard {
     pub(crate) fn lease_grant(&mut self, out: &mut Outbound, stream: u32, request: pb::LeaseGrantRequest) {
-        if !self.published.has_room(LEASE_COST_BYTES) {
-            self.outgoing.push_back(Event::OverQuota);
-            return self.fail(out, stream, Rpc::LeaseGrant, &errors::NO_SPACE);
+        if self.refuse_over_quota(out, stream, Rpc::LeaseGrant, LEASE_COST_BYTES) {
+            return;
         }
         // An id of 0 is chosen by the log core, which knows which are free.
         let request = pb::InternalRaftRequest { lease_grant: Some(request), ..Default::default() };
@@ -27,6 +27,9 @@ impl Shard {
         let Some(position) = crate::shard::position_of(out, stream) else { return };
         if let CallState::KeepAlive { in_flight, .. } = &mut self.calls[position].state {
             *in_flight += 1;
+            if *in_flight >= RENEWALS_PER_STREAM {
+                out.pause(stream);
+            }
             self.outgoing.push_back(Event::LeaseRenew { token, id });
         }
     }
@@ -47,12 +50,25 @@ impl Shard {
         };
         out.send(stream, &prost::Message::encode_to_vec(&message));
         self.meter.messages_sent[Rpc::LeaseKeepAlive as usize].add(1);
-        if let CallState::KeepAlive { in_flight, half_closed } = &mut self.calls[position].state {
+        if let CallState::KeepAlive { in_flight, end } = &mut self.calls[position].state {
             assert!(*in_flight > 0, "a renewal is answered once");
             *in_flight -= 1;
-            if *in_flight == 0 && *half_closed {
-                self.finish_stream(out, stream, Rpc::LeaseKeepAlive);
+            if *in_flight == RENEWALS_PER_STREAM / 2 {
+                out.listen(stream);
             }
+            if *in_flight == 0
+                && let Some(end) = *end
+            {
+                self.end_keep_alives(out, stream, end);
+            }
+        }
+    }
+
+    /// The client has ended its side, and everything before that is answered.
+    pub(crate) fn end_keep_alives(&mut self, out: &mut Outbound, stream: u32, end: End) {
+        match end {
+            End::Clean | End::InPrefix => self.finish_stream(out, stream, Rpc::LeaseKeepAlive),
+            End::InMessage => self.fail(out, stream, Rpc::LeaseKeepAlive, &UNEXPECTED_EOF),
         }
     }
 }

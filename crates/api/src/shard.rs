@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::{Arc, OnceLock};
 
+use base::limits::STREAM_PAUSE_BYTES;
 use base::{CallToken, Millis};
 use net::{CallHead, Outbound};
 use proto::errors::{self, Error};
@@ -112,7 +113,8 @@ pub(crate) enum CallState {
     Watch,
     KeepAlive {
         in_flight: u32,
-        half_closed: bool,
+        /// Where the client ended its side, once it did.
+        end: Option<net::End>,
     },
     HealthWatch,
 }
@@ -412,6 +414,24 @@ impl net::Calls for ShardCalls<'_> {
         let rpc = Rpc::at(usize::from(method));
         self.shard.meter.messages_received[rpc as usize].add(1);
         let holds = self.shard.turn.holds;
+        match rpc.shape() {
+            // What follows a request is never looked at.
+            Shape::Unary => out.ignore_rest(stream),
+            Shape::ServerStream => {
+                if let Some(position) = position_of(out, stream) {
+                    let text = "cardinality violation: received multiple request messages for \
+                                non-client-streaming RPC";
+                    let error = Error::fixed(errors::Code::Internal, text);
+                    return self.shard.fail_call(out, stream, position, &error);
+                }
+            }
+            // A client that asks and does not take the answers is not listened to for a while.
+            Shape::BidiStream => {
+                if out.queued(stream) >= STREAM_PAUSE_BYTES {
+                    out.pause(stream);
+                }
+            }
+        }
         self.shard.take_message(out, stream, rpc, message);
         if self.shard.turn.holds != holds
             && let Some(position) = position_of(out, stream)
@@ -420,9 +440,9 @@ impl net::Calls for ShardCalls<'_> {
         }
     }
 
-    fn half_close(&mut self, out: &mut Outbound, stream: u32) {
+    fn half_close(&mut self, out: &mut Outbound, stream: u32, end: net::End) {
         let Some(method) = out.method(stream) else { return };
-        self.shard.half_closed(out, stream, Rpc::at(usize::from(method)));
+        self.shard.half_closed(out, stream, Rpc::at(usize::from(method)), end);
     }
 
     fn cancelled(&mut self, out: &mut Outbound, stream: u32) {

@@ -125,6 +125,12 @@ pub const WATCHER_QUEUE_BYTES: usize = 1 << 20;
 pub const CATCH_UP_CHANGES: usize = 1000;
 /// The same, bytes of matched events, after which the step ends with the revision that it is in.
 pub const CATCH_UP_BYTES: usize = 1 << 20;
+/// Answers queued on one watch or keep-alive stream, bytes, at which its client's requests are left unread until the
+/// queue has drained: each has an answer, which is never dropped.
+pub const STREAM_PAUSE_BYTES: usize = 1 << 20;
+/// Renewals of one keep-alive stream that wait for the log core; above it the stream is not read. A client renews all
+/// its leases on one stream.
+pub const RENEWALS_PER_STREAM: u32 = 1024;
 /// Watchers of one shard, about 200 bytes each; the next is refused. Above what a cluster's clients need, below what
 /// one client could use to fill the memory.
 pub const WATCHERS_PER_SHARD: usize = 1 << 20;

@@ -24,9 +24,9 @@ mod date;
 mod executor;
 mod health;
 mod mailbox;
-mod request;
+pub mod request;
 mod response;
-mod route;
+pub mod route;
 mod state;
 
 pub use access::Access;

@@ -10,7 +10,7 @@ use crate::response::refusal;
 
 /// One whole request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Request {
+pub struct Request {
     pub method: String,
     /// Percent-decoded, without the query; `*` for the server as a whole; empty for CONNECT.
     pub path: String,
@@ -47,17 +47,16 @@ impl Request {
 
 /// What a route does with a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BodyPlan {
+pub enum BodyPlan {
     /// Read and thrown away, up to `EDGE_DRAIN_BYTES`.
     Drain,
     /// Kept, up to this many bytes; above it the request is refused.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the JSON gateway's routes will read bodies"))]
     Keep(usize),
 }
 
 /// What the buffered bytes gave.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     /// Nothing whole yet.
     More,
     /// The client waits for `100 Continue` before it sends the body.
@@ -69,7 +68,7 @@ pub(crate) enum Step {
 
 /// What the parser waits for: which time-out applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waiting {
+pub enum Waiting {
     Idle,
     Head,
     Body,
@@ -99,7 +98,7 @@ enum Left {
 }
 
 /// Parses one connection's requests, one after the other.
-pub(crate) struct Parser {
+pub struct Parser {
     buffer: Vec<u8>,
     phase: Phase,
     plan: fn(&Request) -> BodyPlan,

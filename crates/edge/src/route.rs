@@ -16,7 +16,7 @@ pub enum Surface {
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+pub enum Target {
     Health,
     /// All checks of a kind, or the one named.
     Checks(Kind, Option<Check>),
@@ -30,13 +30,13 @@ pub(crate) enum Target {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     Livez,
     Readyz,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Check {
+pub enum Check {
     DataCorruption,
     SerializableRead,
     LinearizableRead,
@@ -73,7 +73,7 @@ const TABLE: &[Route] = &[
 
 /// Where a path leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub enum Found {
     Target(Target),
     /// The client should ask for this path instead (the query is kept).
     Redirect(String),
@@ -81,7 +81,7 @@ pub(crate) enum Found {
 }
 
 /// Finds the route of a decoded path. `gateway` is --enable-grpc-gateway.
-pub(crate) fn find(surface: Surface, path: &str, gateway: bool) -> Found {
+pub fn find(surface: Surface, path: &str, gateway: bool) -> Found {
     let seen = TABLE
         .iter()
         .filter(|route| route.metrics || surface == Surface::Client)
@@ -107,7 +107,7 @@ pub(crate) fn find(surface: Surface, path: &str, gateway: bool) -> Found {
 }
 
 /// What becomes of a request's body, known from its head. No route reads one yet; the gateway will.
-pub(crate) fn body_plan(_: &Request) -> BodyPlan {
+pub fn body_plan(_: &Request) -> BodyPlan {
     BodyPlan::Drain
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_net::client::{Answers, ClientConnection};
-use mainstay_net::{CallHead, Calls, Connection, ErrorCode, Limits, Methods, Outbound};
+use mainstay_net::{CallHead, Calls, Connection, End, ErrorCode, Limits, Methods, Outbound};
 
 const PATH: &str = "/etcdserverpb.KV/Put";
 const CALLS: usize = 400_000;
@@ -19,7 +19,7 @@ impl Calls for Echo {
     fn message(&mut self, connection: &mut Outbound, stream: u32, message: &[u8]) {
         connection.unary(stream, |out| out.extend_from_slice(message));
     }
-    fn half_close(&mut self, _: &mut Outbound, _: u32) {}
+    fn half_close(&mut self, _: &mut Outbound, _: u32, _: End) {}
     fn cancelled(&mut self, _: &mut Outbound, _: u32) {}
 }
 
@@ -32,7 +32,7 @@ impl Calls for Deferred {
     fn message(&mut self, _: &mut Outbound, stream: u32, _: &[u8]) {
         self.0.push(stream);
     }
-    fn half_close(&mut self, _: &mut Outbound, _: u32) {}
+    fn half_close(&mut self, _: &mut Outbound, _: u32, _: End) {}
     fn cancelled(&mut self, _: &mut Outbound, _: u32) {}
 }
 

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use mainstay_net::{CallHead, Calls, Connection, Limits, Methods, Outbound, PlainHead};
+use mainstay_net::{CallHead, Calls, Connection, End, Limits, Methods, Outbound, PlainHead};
 
 static METHODS: LazyLock<Methods> = LazyLock::new(|| Methods::new(&["/test.Echo/Echo"]));
 
@@ -19,7 +19,7 @@ impl Calls for Site {
     fn message(&mut self, connection: &mut Outbound, stream: u32, message: &[u8]) {
         connection.unary(stream, |out| out.extend_from_slice(message));
     }
-    fn half_close(&mut self, connection: &mut Outbound, stream: u32) {
+    fn half_close(&mut self, connection: &mut Outbound, stream: u32, _: End) {
         match connection.method(stream) {
             Some(_) => connection.fail(stream, 13, "no message"),
             None => connection.respond(stream, 200, "text/plain", &[b'x'; 1000]),

@@ -84,6 +84,15 @@ pub(crate) enum Verb {
     Other,
 }
 
+/// How the messages of a request may be compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    #[default]
+    Identity,
+    Gzip,
+    Unknown,
+}
+
 /// What a field says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -99,8 +108,7 @@ pub(crate) enum Class {
     ContentLength(u64),
     Host,
     Timeout(Timeout),
-    /// True: `identity` or empty.
-    Encoding(bool),
+    Encoding(Encoding),
     /// Of an answer; 2 (unknown) when it isn't a number.
     GrpcStatus(u8),
     GrpcMessage,
@@ -138,7 +146,11 @@ impl Class {
             Name::Te => Class::Malformed,
             Name::Host => Class::Host,
             Name::GrpcTimeout => Class::Timeout(Timeout::parse(value)),
-            Name::GrpcEncoding => Class::Encoding(matches!(value, b"" | b"identity")),
+            Name::GrpcEncoding => Class::Encoding(match value {
+                b"" | b"identity" => Encoding::Identity,
+                b"gzip" => Encoding::Gzip,
+                _ => Encoding::Unknown,
+            }),
             Name::GrpcStatus => Class::GrpcStatus(number(value).and_then(|n| n.try_into().ok()).unwrap_or(2)),
             Name::GrpcMessage => Class::GrpcMessage,
             Name::HasLeader => Class::HasLeader(value == b"true"),
@@ -214,7 +226,9 @@ mod tests {
         assert_eq!(class("content-type", b"text/html"), Class::ContentType(None));
         assert_eq!(class("hasleader", b"true"), Class::HasLeader(true));
         assert_eq!(class("hasleader", b"True"), Class::HasLeader(false));
-        assert_eq!(class("grpc-encoding", b"gzip"), Class::Encoding(false));
+        assert_eq!(class("grpc-encoding", b"identity"), Class::Encoding(Encoding::Identity));
+        assert_eq!(class("grpc-encoding", b"gzip"), Class::Encoding(Encoding::Gzip));
+        assert_eq!(class("grpc-encoding", b"GZIP"), Class::Encoding(Encoding::Unknown));
         assert_eq!(class("te", b"trailers"), Class::Other);
         assert_eq!(class("te", b"gzip"), Class::Malformed);
         assert_eq!(class("user-agent", b"grpc-go/1.82.1"), Class::Other);

@@ -32,11 +32,11 @@ pub fn prefix(message_bytes: usize) -> [u8; PREFIX_BYTES] {
 /// A prefix that the server refuses: status code and text.
 pub(crate) type Refusal = (u8, String);
 
-/// Checks a message's prefix and returns the message's length, bytes. Compressed calls never get here.
+/// Checks a message's prefix and returns the message's length on the wire, bytes. `gzip`: it may be compressed.
 #[inline]
-pub(crate) fn check_prefix(prefix: &[u8], max_bytes: usize) -> Result<usize, Refusal> {
+pub(crate) fn check_prefix(prefix: &[u8], max_bytes: usize, gzip: bool) -> Result<usize, Refusal> {
     let length = crate::frame::be32(&prefix[1..]) as usize;
-    if length > max_bytes || prefix[0] != 0 {
+    if length > max_bytes || (prefix[0] != 0 && !(prefix[0] == 1 && gzip)) {
         return Err(refuse_prefix(prefix[0], length, max_bytes));
     }
     Ok(length)
@@ -219,12 +219,13 @@ mod tests {
 
     #[test]
     fn refused_prefixes_have_grpc_go_s_words() {
-        assert_eq!(check_prefix(&[0, 0, 0, 1, 0], 256), Ok(256));
-        let (code, text) = check_prefix(&[0, 0, 0, 1, 1], 256).unwrap_err();
+        assert_eq!(check_prefix(&[0, 0, 0, 1, 0], 256, false), Ok(256));
+        assert_eq!(check_prefix(&[1, 0, 0, 1, 0], 256, true), Ok(256));
+        let (code, text) = check_prefix(&[0, 0, 0, 1, 1], 256, false).unwrap_err();
         assert_eq!((code, text.as_str()), (8, "grpc: received message larger than max (257 vs. 256)"));
-        let (code, text) = check_prefix(&[1, 0, 0, 0, 1], 256).unwrap_err();
+        let (code, text) = check_prefix(&[1, 0, 0, 0, 1], 256, false).unwrap_err();
         assert_eq!((code, text.as_str()), (13, "grpc: compressed flag set with identity or empty encoding"));
-        let (code, text) = check_prefix(&[7, 0, 0, 0, 1], 256).unwrap_err();
+        let (code, text) = check_prefix(&[7, 0, 0, 0, 1], 256, true).unwrap_err();
         assert_eq!((code, text.as_str()), (13, "grpc: received unexpected payload format 7"));
     }
 

@@ -3,11 +3,12 @@
 //! One `Head` serves all requests of a connection. It holds texts only where somebody needs them. The order of the
 //! checks, and their words, are grpc-go's.
 
-use crate::field::{Class, Verb};
+use crate::field::{Class, Encoding, Verb};
 use crate::grpc::{self, Timeout, code};
 use crate::hpack::decoder::ENTRY_OVERHEAD;
 use crate::hpack::encoder::ContentType;
 use crate::methods::{MethodIndex, Methods};
+use crate::streams::Ending;
 
 /// A call whose headers are complete. Borrowed: gone after `Calls::call`.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +70,7 @@ pub(crate) struct Head {
     pub(crate) content_length: Option<u64>,
     hosts: u8,
     timeout: Option<Timeout>,
-    compressed: bool,
+    pub(crate) encoding: Encoding,
     has_leader: Option<bool>,
     bad_binary: Option<(Span, Span)>,
     texts: Vec<u8>,
@@ -150,9 +151,9 @@ impl Head {
                     self.timeout_text = self.keep(value);
                 }
             }
-            Class::Encoding(identity) => {
-                self.compressed = !identity;
-                if !identity {
+            Class::Encoding(encoding) => {
+                self.encoding = encoding;
+                if encoding == Encoding::Unknown {
                     self.encoding_text = self.keep(value);
                 }
             }
@@ -210,7 +211,7 @@ impl Head {
         let in_order = matches!(self.timeout, None | Some(Timeout::Ms(1..)))
             && self.verb == Some(Verb::Post)
             && self.method.is_some()
-            && !self.compressed
+            && self.encoding != Encoding::Unknown
             && self.bad_binary.is_none();
         if in_order { Verdict::Call } else { self.refuse_call(methods) }
     }
@@ -252,9 +253,10 @@ impl Head {
     }
 
     /// What grpc-go says to a request that isn't gRPC.
-    pub(crate) fn refuse_plain(&self) -> Verdict {
+    pub(crate) fn refuse_plain(&self) -> Ending {
         let kind = grpc::quote(self.text(self.type_text));
-        Verdict::Abort(415, code::INVALID_ARGUMENT, format!("invalid gRPC request content-type {kind}"))
+        let text = format!("invalid gRPC request content-type {kind}");
+        Ending::Refusal(415, code::INVALID_ARGUMENT, text.into())
     }
 
     /// After `Verdict::Call`.
@@ -363,8 +365,9 @@ mod tests {
         let mut unknown = GOOD;
         unknown[2].1 = "/s.S/N";
         assert_eq!(abort(&unknown), (200, 12, "unknown method N for service s.S".into()));
-        let text = "grpc: Decompressor is not installed for grpc-encoding \"gzip\"";
-        assert_eq!(abort(&with(&[("grpc-encoding", "gzip")])), (200, 12, text.into()));
+        let text = "grpc: Decompressor is not installed for grpc-encoding \"snappy\"";
+        assert_eq!(abort(&with(&[("grpc-encoding", "snappy")])), (200, 12, text.into()));
+        assert_eq!(head(&with(&[("grpc-encoding", "gzip")])).1, Verdict::Call);
         assert_eq!(abort(&with(&[("host", "a"), ("host", "b")])).0, 400);
         assert_eq!(abort(&with(&[("k-bin", "*")])).0, 400);
         let mut json = GOOD;
@@ -372,7 +375,7 @@ mod tests {
         let (parsed, verdict) = head(&json);
         assert_eq!(verdict, Verdict::Plain);
         let text = "invalid gRPC request content-type \"application/json\"";
-        assert_eq!(parsed.refuse_plain(), Verdict::Abort(415, 3, text.into()));
+        assert_eq!(parsed.refuse_plain(), Ending::Refusal(415, 3, text.into()));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! The owner's duties, per connection and turn:
 //! 1. `receive` what the socket gave (not while `is_congested`), `tick` when `next_tick` has come;
-//! 2. answer through `outbound`;
+//! 2. answer through `outbound`, `resume` what that made possible;
 //! 3. send `output` (`gather` and `consumed`, or `take` and `recycle`), then ask `drain_writable` who can go on and let
 //!    them, until nothing is left to do;
 //! 4. after an error, or when `is_drained`: send the rest of the output and close; when the socket ends: `disconnected`.
@@ -19,7 +19,7 @@ pub mod frame;
 pub mod grpc;
 mod gzip;
 mod head;
-mod hpack;
+pub mod hpack;
 mod keepalive;
 mod limits;
 mod methods;
@@ -30,7 +30,7 @@ pub mod sniff;
 mod streams;
 mod window;
 
-pub use connection::{Calls, Connection};
+pub use connection::{Calls, Connection, End};
 pub use error::{Closed, ErrorCode};
 pub use head::{CallHead, PlainHead};
 pub use limits::Limits;

@@ -60,6 +60,8 @@ pub struct Outbound {
     reopened: bool,
     /// Something waits because the output is full.
     full: bool,
+    /// Streams that are no longer paused and whose messages wait to be handed on.
+    pub(crate) resumed: Vec<u32>,
     #[expect(clippy::vec_box, reason = "the boxes themselves are what is reused")]
     spare_backlogs: Vec<Box<Batch>>,
     spare_buffers: Vec<Vec<u8>>,
@@ -86,6 +88,7 @@ impl Outbound {
             hungry: Vec::new(),
             reopened: false,
             full: false,
+            resumed: Vec::new(),
             spare_backlogs: Vec::new(),
             spare_buffers: Vec::new(),
             scratch: Vec::new(),
@@ -128,6 +131,34 @@ impl Outbound {
     /// The client ended its side.
     pub fn is_half_closed(&self, stream: u32) -> bool {
         self.streams.get(stream).is_some_and(|s| s.remote_closed)
+    }
+
+    // ---- listening ----------------------------------------------------------------------------------------------
+
+    /// What the client still says on this stream is dropped, and its window stays shut; its end is told.
+    pub fn ignore_rest(&mut self, stream: u32) {
+        if let Some(s) = self.streams.get_mut(stream) {
+            s.deaf = true;
+        }
+    }
+
+    /// No messages of this stream from now on: what comes is kept, and its window stays shut, until `listen`.
+    pub fn pause(&mut self, stream: u32) {
+        if let Some(s) = self.streams.get_mut(stream) {
+            s.paused = true;
+        }
+    }
+
+    /// Ends `pause`: what was kept comes with the next `Connection::resume`.
+    pub fn listen(&mut self, stream: u32) {
+        if let Some(s) = self.streams.get_mut(stream).filter(|s| s.paused) {
+            s.paused = false;
+            self.resumed.push(stream);
+        }
+    }
+
+    pub fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty()
     }
 
     // ---- whole answers ------------------------------------------------------------------------------------------
@@ -568,9 +599,8 @@ impl Outbound {
         s.answered = true;
         if s.backlog.is_some() {
             s.ending = Some(ending);
-            let assembly = std::mem::take(&mut s.assembly);
-            self.assembled_bytes -= assembly.len();
-            self.keep_buffer(assembly);
+            let buffers = [std::mem::take(&mut s.assembly), std::mem::take(&mut s.held)];
+            self.forget(buffers);
         } else {
             self.write_ending(stream, ending);
         }
@@ -579,6 +609,8 @@ impl Outbound {
     fn write_ending(&mut self, stream: u32, ending: Ending) {
         let Some(s) = self.streams.get_mut(stream) else { return };
         match ending {
+            // Written when the request ends, not after a backlog: there is none.
+            Ending::Refusal(..) => return,
             Ending::Plain => frame::put_header(self.output.tail(), 0, kind::DATA, flag::END_STREAM, stream),
             Ending::Status(code, message) => {
                 let out = self.output.tail();
@@ -605,7 +637,7 @@ impl Outbound {
     fn retire(&mut self, stream: u32) {
         self.progress = true;
         let Some(s) = self.remove(stream) else { return };
-        if !s.remote_closed {
+        if !(s.remote_closed || s.held_end) {
             frame::put_reset(self.output.tail(), stream, ErrorCode::NO_ERROR);
             self.resets.add(stream);
         }
@@ -622,9 +654,9 @@ impl Outbound {
                 self.spare_backlogs.push(backlog);
             }
         }
-        if s.assembly.capacity() > 0 {
-            self.assembled_bytes -= s.assembly.len();
-            self.keep_buffer(std::mem::take(&mut s.assembly));
+        if s.assembly.capacity() + s.held.capacity() > 0 {
+            let buffers = [std::mem::take(&mut s.assembly), std::mem::take(&mut s.held)];
+            self.forget(buffers);
         }
         Some(s)
     }
@@ -674,6 +706,14 @@ impl Outbound {
                 self.take_turn(id);
             }
             self.run_turns();
+        }
+    }
+
+    /// Drops what a stream had gathered.
+    fn forget(&mut self, buffers: [Vec<u8>; 2]) {
+        for buffer in buffers {
+            self.assembled_bytes -= buffer.len();
+            self.keep_buffer(buffer);
         }
     }
 

@@ -17,6 +17,8 @@ pub enum Sniff {
 
 /// The longest HTTP/1 method we wait for, bytes.
 const METHOD_BYTES: usize = 24;
+/// The longest request line we wait for, bytes; one that is longer is left to the HTTP/1 server to judge.
+const LINE_BYTES: usize = 4096;
 
 /// Looks at all bytes received so far.
 pub fn sniff(bytes: &[u8]) -> Sniff {
@@ -34,10 +36,21 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
     let is_method = |b: &u8| b.is_ascii_uppercase() || *b == b'-';
     let method = bytes.iter().take_while(|b| is_method(b)).count();
     match bytes.get(method) {
-        Some(b' ') if method > 0 => Sniff::Http1,
+        Some(b' ') if method > 0 => request_line(bytes),
         None if method <= METHOD_BYTES => Sniff::NeedMore,
         _ => Sniff::Garbage,
     }
+}
+
+/// Whether a line that begins like a request ends like one: others get no answer, as from etcd.
+fn request_line(bytes: &[u8]) -> Sniff {
+    let head = &bytes[..bytes.len().min(LINE_BYTES)];
+    let Some(end) = head.iter().position(|&b| b == b'\n') else {
+        return if bytes.len() < LINE_BYTES { Sniff::NeedMore } else { Sniff::Http1 };
+    };
+    let line = head[..end].strip_suffix(b"\r").unwrap_or(&head[..end]);
+    let version = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
+    if version.starts_with(b"HTTP/1.") { Sniff::Http1 } else { Sniff::Garbage }
 }
 
 #[cfg(test)]
@@ -50,9 +63,21 @@ mod tests {
         for n in 0..PREFACE.len() {
             assert_eq!(sniff(&PREFACE[..n]), Sniff::NeedMore, "{n}");
         }
-        assert_eq!(sniff(b"PRI * HTTP/2.0\r\n\r\nXX"), Sniff::Http1, "a method, though nobody's");
-        for request in ["GET / HTTP/1.1\r\n", "POST /v3/kv/range HTTP/1.1", "M-SEARCH * HTTP/1.1", "PUT "] {
+        assert_eq!(sniff(b"PRI * HTTP/2.0\r\n\r\nXX"), Sniff::Garbage, "version 2 begins with its preface");
+        let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(5000));
+        for request in [
+            "GET / HTTP/1.1\r\n",
+            "POST /v3/kv/range HTTP/1.0\nHost: a",
+            "M-SEARCH * HTTP/1.1\r\n\r\n",
+            &long,
+        ] {
             assert_eq!(sniff(request.as_bytes()), Sniff::Http1);
+            for end in 1..request.find('\n').unwrap_or(0).min(4096) {
+                assert_eq!(sniff(&request.as_bytes()[..end]), Sniff::NeedMore, "{:?}", &request[..end]);
+            }
+        }
+        for line in ["INVALID CONNECTION PREFACE\r\n\r\n", "GET /\r\n", "GET / HTTP/2.0\r\n", "GET  \n"] {
+            assert_eq!(sniff(line.as_bytes()), Sniff::Garbage);
         }
         assert_eq!(sniff(b"GE"), Sniff::NeedMore);
         assert_eq!(sniff(b"P"), Sniff::NeedMore);

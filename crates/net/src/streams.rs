@@ -19,6 +19,14 @@ pub(crate) enum Ending {
     Status(u8, Box<str>),
     /// END_STREAM, for answers that aren't gRPC.
     Plain,
+    /// A refusal that waits for the end of the request: HTTP status, gRPC status, text.
+    Refusal(u16, u8, Box<str>),
+}
+
+impl Ending {
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Ending::Refusal(..))
+    }
 }
 
 pub(crate) struct Stream {
@@ -38,6 +46,14 @@ pub(crate) struct Stream {
     pub hungry: bool,
     /// The prefix of a sized message goes with its first bytes.
     pub prefix_due: bool,
+    /// Messages of the client may be compressed.
+    pub gzip: bool,
+    /// Nobody listens to what the client still says.
+    pub deaf: bool,
+    /// The owner takes no messages for now.
+    pub paused: bool,
+    /// The client has ended its side; that is still to be told, after `held`.
+    pub held_end: bool,
     pub send: Balance,
     pub receive: ReceiveWindow,
     /// Bytes of a message begun with `open_sized` that were not handed over yet.
@@ -52,6 +68,8 @@ pub(crate) struct Stream {
     pub word: u64,
     /// An unfinished message, from its prefix on.
     pub assembly: Vec<u8>,
+    /// What came while the stream was paused.
+    pub held: Vec<u8>,
     /// DATA that waits for a window; never empty when there.
     pub backlog: Option<Box<Batch>>,
     pub ending: Option<Ending>,
@@ -70,6 +88,10 @@ impl Stream {
             in_turn: false,
             hungry: false,
             prefix_due: false,
+            gzip: false,
+            deaf: false,
+            paused: false,
+            held_end: false,
             send: Balance::default(),
             receive: ReceiveWindow::new(window),
             sized_left: 0,
@@ -79,6 +101,7 @@ impl Stream {
             opened_at: now,
             word: 0,
             assembly: Vec::new(),
+            held: Vec::new(),
             backlog: None,
             ending: None,
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::*;
 use mainstay_net::frame::{flag, kind};
-use mainstay_net::{CallHead, Calls, Connection, Limits, Outbound};
+use mainstay_net::{CallHead, Calls, Connection, End, Limits, Outbound};
 
 struct Counting;
 
@@ -43,7 +43,7 @@ impl Calls for Echo {
     fn message(&mut self, connection: &mut Outbound, stream: u32, message: &[u8]) {
         connection.unary(stream, |out| out.extend_from_slice(message));
     }
-    fn half_close(&mut self, _: &mut Outbound, _: u32) {}
+    fn half_close(&mut self, _: &mut Outbound, _: u32, _: End) {}
     fn cancelled(&mut self, _: &mut Outbound, _: u32) {}
 }
 

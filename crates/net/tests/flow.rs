@@ -371,3 +371,23 @@ fn an_answered_call_gets_no_more_window() {
     assert_eq!((frames[0].kind, frames[0].code()), (kind::RST_STREAM, ErrorCode::FLOW_CONTROL_ERROR));
     assert_eq!(pair.events().len(), 1, "the owner had its last word");
 }
+
+#[test]
+fn a_shared_frame_waits_for_windows_like_any_other() {
+    let mut pair = Pair::new();
+    pair.feed(&headers(1, "/t.S/Stream", 0)).unwrap();
+    let message = prefixed(&[9; 10_000]);
+    let frame = frame::data(1, &message);
+    for _ in 0..10 {
+        pair.server.outbound().send_frame(1, &frame);
+        // Each alone, so that it could go by reference.
+        let frames = pair.output();
+        assert!(frames.iter().all(|f| f.payload.len() <= 16_384));
+    }
+    let sent = 10 * message.len() - pair.server.outbound().queued(1);
+    assert_eq!(sent, 65_535, "the window, and no byte more");
+    pair.feed(&[window_update(0, 50_000), window_update(1, 50_000)].concat()).unwrap();
+    let rest: Vec<u8> = pair.output_all().into_iter().flat_map(|f| f.payload).collect();
+    let all = message.repeat(10);
+    assert!(rest.ends_with(&all[65_535..]));
+}

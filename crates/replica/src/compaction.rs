@@ -9,7 +9,7 @@
 //! because removal stops short of the revision that it reads ([`crate::Published::hold_history`]).
 
 use base::CallToken;
-use mvcc::trees::{CHANGES, HISTORY};
+use mvcc::trees::{CHANGES, HISTORY, SUPERSEDED};
 use proto::Error;
 use proto::etcdserverpb as pb;
 
@@ -105,7 +105,9 @@ impl State {
 
     /// Page space that the removal of so many changes may take, bytes: it copies what it touches and adds nothing.
     pub fn removal_room(&self, changes: usize) -> u64 {
-        let change = self.store.insert_cost(HISTORY, 0, 0) + self.store.insert_cost(CHANGES, 0, 0);
+        // A change removes what it superseded, and if it is a delete itself: two entries in each tree.
+        let trees = [HISTORY, SUPERSEDED, CHANGES].into_iter();
+        let change = 2 * trees.map(|tree| self.store.insert_cost(tree, 0, 0)).sum::<u64>();
         (changes as u64 * change).min(self.store.used_bytes())
     }
 

@@ -42,8 +42,10 @@ pub enum Event {
         token: CallToken,
         target: u64,
     },
-    /// A shard found no room under the quota: raise the alarm.
-    OverQuota,
+    /// A shard found no room under the quota for this call: it is refused when the alarm is up.
+    OverQuota {
+        token: CallToken,
+    },
     LogWritten {
         seq: u64,
         buffer: disk::AlignedBuf,

@@ -143,6 +143,11 @@ impl Replica {
         self.state.store.readers()
     }
 
+    /// All shards run on the thread of this replica, between its turns.
+    pub fn share_thread(&mut self) {
+        self.state.store.share_thread();
+    }
+
     /// True while something was gathered that [`Replica::turn`] would carry on without another event.
     pub fn has_work(&self) -> bool {
         self.raft.has_ready() || self.barriers.has_arrivals() || self.has_background_work()
@@ -179,9 +184,7 @@ impl Replica {
                 };
                 actions.push(Action::outcome(token, result));
             }
-            Event::OverQuota => {
-                self.raise(pb::AlarmType::Nospace);
-            }
+            Event::OverQuota { token } => self.note_refusal(&errors::NO_SPACE, Some(token), actions),
             Event::LogWritten { seq, buffer } => {
                 let segments = self.wal.segments();
                 if let Some(durable) = self.wal.written(seq, buffer) {

@@ -131,7 +131,7 @@ impl State {
 
     /// Makes the batch visible and lets its events go. True when there was one.
     pub fn publish(&mut self, actions: &mut Vec<Action>) -> bool {
-        if !self.dirty {
+        if !self.dirty && !self.store.is_touched() {
             return false;
         }
         self.dirty = false;

@@ -135,12 +135,19 @@ fn a_write_over_quota_is_done_and_answered_when_the_alarm_is_up() {
 #[test]
 fn a_shard_that_refuses_for_quota_raises_the_alarm_once() {
     let mut rig = serving();
-    for _ in 0..3 {
-        rig.handle(Event::OverQuota);
+    let mut calls: Vec<u32> = (0..3).map(|_| rig.call(|token| Event::OverQuota { token })).collect();
+    rig.turn();
+    assert!(!rig.replica.published().alarm(pb::AlarmType::Nospace));
+    assert!(
+        calls.iter().all(|call| !rig.answers.contains_key(call)),
+        "whoever is refused finds the alarm up"
+    );
+    rig.settle();
+    calls.push(rig.call(|token| Event::OverQuota { token }));
+    rig.settle();
+    for call in calls {
+        assert_eq!(*rig.answer(call).as_ref().unwrap_err(), errors::NO_SPACE);
     }
-    rig.settle();
-    rig.handle(Event::OverQuota);
-    rig.settle();
     let raised = rig.notes.iter().filter(|note| matches!(note, Note::AlarmRaised { .. })).count();
     assert_eq!(raised, 1);
     assert!(rig.replica.published().alarm(pb::AlarmType::Nospace));

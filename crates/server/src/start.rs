@@ -52,7 +52,7 @@ pub fn run(config: Config) -> Result<(), String> {
     let sync_form = probe_sync(&*files)?;
     let boot = entropy().map_err(|error| format!("no entropy: {error}"))?;
 
-    let (replica, report) = replica::open(files.clone(), replica_start(&config, boot))
+    let (mut replica, report) = replica::open(files.clone(), replica_start(&config, boot))
         .map_err(|error| format!("{}: {error}", directory.display()))?;
     log_report(&report);
     if report.founded {
@@ -60,6 +60,9 @@ pub fn run(config: Config) -> Result<(), String> {
     }
 
     let layout = limits_check::layout(limits_check::cores(), config.shards);
+    if layout.shared {
+        replica.share_thread();
+    }
     let (pool, pool_threads) =
         Pool::start(POOL_THREADS).map_err(|error| format!("cannot start helper threads: {error}"))?;
     let registry = Arc::new(Registry::new(&config, layout.shards));

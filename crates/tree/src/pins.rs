@@ -4,10 +4,16 @@
 //! publication reaches stays. To pin: read the number, publish it as the pin, fence, read the number again, and start
 //! over when it moved. To free: publish the new root, fence, read all pins. Of the two fences one comes first; so
 //! either the writer sees the pin, or the reader sees the new number.
+//!
+//! The gate: a writer whose readers share its thread may close it while it changes published pages in place, when no
+//! pin stands. Close, fence, read all pins; a reader publishes its pin, fences, and reads the gate. So either the
+//! writer sees the pin and opens again, or the reader sees the gate closed, takes its pin back and waits until the
+//! batch is published. Only threads beside the cores ever wait (status, hash, export).
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ThreadId;
 
 use crate::order::{Order, TreeSpec};
 use crate::space::Space;
@@ -45,6 +51,10 @@ pub struct Readers {
     orders: Box<[Order]>,
     root: AtomicPtr<Root>,
     published: AtomicU64,
+    /// The writer changes what the published root reaches.
+    closed: AtomicBool,
+    /// The thread that closed the gate: were it to pin, it would wait for itself.
+    writer: Mutex<Option<ThreadId>>,
     pins: Box<[Pin]>,
     /// Slots ever taken: the writer looks no further.
     taken: AtomicUsize,
@@ -63,6 +73,8 @@ impl Readers {
             orders,
             published: AtomicU64::new(root.publication),
             root: AtomicPtr::new(Box::into_raw(Box::new(root))),
+            closed: AtomicBool::new(false),
+            writer: Mutex::new(None),
             pins,
             taken: AtomicUsize::new(0),
             vacant: Mutex::new((0..base::limits::PIN_SLOTS).rev().collect()),
@@ -118,6 +130,33 @@ impl Readers {
         let taken = self.taken.load(Ordering::SeqCst);
         let oldest = self.pins[..taken].iter().map(|pin| pin.0.load(Ordering::Acquire)).min();
         oldest.unwrap_or(IDLE).min(last)
+    }
+
+    /// Keeps new pins away until [`Readers::open`]. False, and they are not, when one stands. The writer's alone.
+    pub(crate) fn close(&self) -> bool {
+        assert!(!self.closed.load(Ordering::Relaxed), "the gate is closed once a batch");
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current().id());
+        self.closed.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let taken = self.taken.load(Ordering::SeqCst);
+        let free = self.pins[..taken].iter().all(|pin| pin.0.load(Ordering::Acquire) == IDLE);
+        if !free {
+            self.open();
+        }
+        free
+    }
+
+    /// The writer's alone.
+    pub(crate) fn open(&self) {
+        self.closed.store(false, Ordering::Release);
+    }
+
+    fn wait_until_open(&self) {
+        let writer = *self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.closed.load(Ordering::Acquire) {
+            assert!(writer != Some(std::thread::current().id()), "the writer pins between its batches only");
+            std::thread::yield_now();
+        }
     }
 
     /// Frees roots that are out of reach by `bound`, an answer of [`Readers::oldest_pin`].
@@ -176,6 +215,12 @@ impl Reader {
             loop {
                 self.line.pin().store(number, Ordering::SeqCst);
                 fence(Ordering::SeqCst);
+                if readers.closed.load(Ordering::SeqCst) {
+                    self.line.pin().store(IDLE, Ordering::SeqCst);
+                    readers.wait_until_open();
+                    number = readers.published.load(Ordering::Acquire);
+                    continue;
+                }
                 let again = readers.published.load(Ordering::SeqCst);
                 if again == number {
                     break;

@@ -6,9 +6,11 @@
 //!    (asserted there); a chunk never moves and is unmapped only when no root that is pinned or durable reaches it.
 //! 2. A page that a published root reaches is immutable from its publication until it is freed and no pin covers it
 //!    ([`crate::pages`], law 6). Readers come to pages only through a root that they pinned (or, in the writer,
-//!    through a borrow of the store), so the bytes behind a shared slice do not change while the slice lives.
+//!    through a borrow of the store), so the bytes behind a shared slice do not change while the slice lives. Where
+//!    the writer takes a published page over ([`PageWriter::adopt`]), no pin stands and none can come.
 //! 3. The writer changes a page only through [`PageWriter`], of which there is one per store, by `&mut`, and only
-//!    while the page was born in the open batch (asserted on every access): no other thread can know its number.
+//!    while the page was born in the open batch (asserted on every access), or was taken over by it: no other thread
+//!    can know its number.
 //! 4. The stamp in front of a page belongs to the checkpoint's thread alone, and no slice of this module that others
 //!    see covers it: bodies begin behind it, and a run's bytes behind its whole header.
 //! 5. Dropping a cold page (`discard`) replaces its memory by the file's bytes, which are the same: it was written by
@@ -160,6 +162,16 @@ impl PageWriter {
         let body = unsafe { &mut *self.space.mapping.page(no).add(STAMP_BYTES).cast::<Body>() };
         edit::format(body, kind, level, born);
         body
+    }
+
+    /// Makes a published page part of the open batch as it stands. The caller knows that no one can reach it: no pin
+    /// stands and none can come (the gate of [`crate::pins`]), no checkpoint has it.
+    pub fn adopt(&mut self, no: u32, born: u64) {
+        assert!(self.space.node(no).born() < born, "page {no} is of an earlier batch");
+        // SAFETY: points 1 and 4, and the caller's word takes the place of point 3: without pins nobody reads the
+        // published root, so `&mut self` makes this the only slice of the page.
+        let body = unsafe { &mut *self.space.mapping.page(no).add(STAMP_BYTES).cast::<Body>() };
+        edit::set_born(body, born);
     }
 
     /// Copies a published page into one just allocated, which so becomes part of the open batch.

@@ -1,7 +1,9 @@
 //! The writer: insert, replace, take, remove, publish. One per data file; owned by the thread that applies.
 //!
 //! A batch is everything since the last [`Store::publish`]. Pages born in it are changed in place, all others are
-//! copied first, from the root down ([`Store::own_path`]); so a reader's root never changes under it (law 6). Space
+//! copied first, from the root down ([`Store::own_path`]); so a reader's root never changes under it (law 6). Where the
+//! readers share the writer's thread ([`Store::share_thread`]) and none of them holds a pin, pages born after the last
+//! cut are changed in place too: nobody can look at them before the batch is published, and no meta reaches them. Space
 //! is reserved before ([`Store::reserve`], law 8): nothing here fails.
 //!
 //! Must not know what keys and values mean, nor when to publish, cut or reserve.
@@ -117,6 +119,10 @@ pub struct Store {
     /// Held by populate jobs under way.
     pub(crate) populating: Arc<()>,
     pub(crate) shrink: Option<crate::shrink::Pass>,
+    /// The readers of the cores run on the writer's thread.
+    thread_shared: bool,
+    /// Whether this batch changes in place what only the published root reaches; decided when it first matters.
+    in_place: Option<bool>,
     cell: Vec<u8>,
     spare: Vec<Vec<u8>>,
 }
@@ -149,6 +155,8 @@ impl Store {
             growing: Arc::new(()),
             populating: Arc::new(()),
             shrink: None,
+            thread_shared: false,
+            in_place: None,
             cell: Vec::new(),
             spare: Vec::new(),
         }
@@ -370,15 +378,44 @@ impl Store {
         (path, found)
     }
 
-    /// Makes every page of the path one of the open batch: what is published is copied, from the root down.
+    /// From now on the readers of all cores run on the calling thread, between batches: batches may then be made in
+    /// place. Readers of other threads wait while a batch is open, so batches must be short.
+    pub fn share_thread(&mut self) {
+        assert!(!self.touched, "said between batches");
+        self.thread_shared = true;
+    }
+
+    /// Something was changed since the last publication.
+    pub fn is_touched(&self) -> bool {
+        self.touched
+    }
+
+    fn edits_in_place(&mut self) -> bool {
+        match self.in_place {
+            Some(decided) => decided,
+            None => {
+                // What closes the gate must come to a publication, which opens it.
+                self.touched = true;
+                *self.in_place.insert(self.thread_shared && self.readers.close())
+            }
+        }
+    }
+
+    /// Makes every page of the path one of the open batch, from the root down: what is published is copied, or, where
+    /// nobody can see it, taken over as it is.
     pub(crate) fn own_path(&mut self, tree: TreeId, path: &mut Path) {
         let batch = self.batch();
         if self.space().node(path.leaf()).born() == batch {
             return;
         }
+        let in_place = self.edits_in_place();
         for step in 0..path.depth {
             let no = path.page[step];
             if self.space().node(no).born() != batch {
+                if in_place && self.pages.dirty.contains(no) {
+                    self.writer.adopt(no, batch);
+                    continue;
+                }
                 let edge = step > 0 && step + 1 == path.depth && self.is_right_edge(path, step);
                 let new = if edge { self.allocate_at_edge() } else { self.allocate(1) };
                 self.move_page(tree, path, step, new);
@@ -556,6 +593,9 @@ impl Store {
         assert!(self.taken_out == 0, "a taken value was neither put back nor discarded");
         let number = self.working.publication;
         self.readers.publish(self.working.clone());
+        if self.in_place.take() == Some(true) {
+            self.readers.open();
+        }
         self.pages.seal(number);
         self.working.publication = number + 1;
         self.touched = false;

@@ -32,6 +32,10 @@ fn work(files: &SimFiles, seed: u64) -> Found {
         Err(OpenError::Io { .. }) => return found,
         Err(error) => panic!("{error}"),
     };
+    // Both ways of writing: a batch in place before the restart, copies after it, or the other way round.
+    if seed % 2 == 1 {
+        store.share_thread();
+    }
     for round in 0..6 {
         if round == 3 {
             // A restart: what the older meta holds is now known from its bitmap only.
@@ -40,6 +44,9 @@ fn work(files: &SimFiles, seed: u64) -> Found {
                 Ok(store) => store,
                 Err(_) => return found,
             };
+            if seed % 2 == 0 {
+                store.share_thread();
+            }
             model = found.durable.clone();
         }
         for _ in 0..3 {

@@ -14,6 +14,9 @@ fn trees_equal_their_models_and_snapshots_hold_still() {
         let mut random = Random::new(seed);
         let files = SimFiles::new();
         let mut store = Store::open(&files, "data", SPECS, options()).unwrap();
+        if seed % 2 == 1 {
+            store.share_thread();
+        }
         let mut model = Model::default();
         let reader = store.readers().register();
         let mut held = Vec::new();
@@ -108,6 +111,7 @@ fn checkpoints_run_beside_the_writer() {
     let mut random = Random::new(77);
     let files = SimFiles::new();
     let mut store = Store::open(&files, "data", SPECS, options()).unwrap();
+    store.share_thread();
     let mut model = Model::default();
     for _ in 0..30 {
         for _ in 0..100 {

@@ -262,9 +262,22 @@ fn shrinking_moves_the_tail_and_cuts_the_file_under_load() {
 
 #[test]
 fn readers_on_other_threads_see_whole_batches_only() {
+    whole_batches(false);
+}
+
+/// The gate: what others look at between two batches is not changed while they look.
+#[test]
+fn readers_on_other_threads_see_whole_batches_only_of_a_writer_in_place() {
+    whole_batches(true);
+}
+
+fn whole_batches(in_place: bool) {
     const KEYS: u64 = 300;
     let files = SimFiles::new();
     let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+    if in_place {
+        store.share_thread();
+    }
     let set = |store: &mut Store, batch: u64| {
         for i in 0..KEYS {
             let mut value = vec![batch as u8; 20 + (i * batch % 97) as usize * 60];
@@ -302,7 +315,10 @@ fn readers_on_other_threads_see_whole_batches_only() {
                     assert_eq!(seen, KEYS);
                     looks.fetch_add(1, Ordering::Relaxed);
                     kept.push(snapshot);
-                    if kept.len() > 3 + n {
+                    if in_place {
+                        // A pin that stands would send the writer another way.
+                        kept.clear();
+                    } else if kept.len() > 3 + n {
                         kept.remove(0);
                     }
                 }

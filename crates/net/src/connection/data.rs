@@ -3,14 +3,16 @@
 //! Flow control, stream state and content-length are judged when a frame begins; its bytes are then delivered as they
 //! arrive. A message that lies whole in the input is handed on where it is; others are put together in a buffer of the
 //! stream. Windows are given back at once: what is kept is bounded by the message limit and by
-//! `ASSEMBLY_BYTES_PER_CONNECTION`.
+//! `ASSEMBLY_BYTES_PER_CONNECTION`. Only a stream that its owner has paused keeps its window shut, and what still came.
 
 use base::limits;
 
-use super::{Calls, Connection};
+use super::{Calls, Connection, End};
 use crate::error::{ErrorCode, Fault};
 use crate::frame::{self, FrameHeader, flag, kind};
 use crate::grpc::{self, PREFIX_BYTES, Refusal};
+use crate::gzip;
+use crate::streams::Ending;
 
 /// The room a message gets at once when its prefix announces it; more comes as its bytes do.
 const FIRST_ROOM: usize = 64 << 10;
@@ -92,7 +94,7 @@ impl Connection {
             let ours = self.out.resets.contains(header.stream);
             return Err(if ours { None } else { Some(ErrorCode::STREAM_CLOSED) });
         };
-        if stream.remote_closed {
+        if stream.remote_closed || stream.held_end {
             return Err(Some(ErrorCode::STREAM_CLOSED));
         }
         if !stream.receive.take(header.length) {
@@ -108,8 +110,10 @@ impl Connection {
                 return Err(Some(ErrorCode::PROTOCOL_ERROR));
             }
         }
+        let refused = stream.ending.as_ref().is_some_and(Ending::is_refusal);
+        let listened_to = (!stream.answered || refused) && !stream.deaf && !stream.paused;
         if !end
-            && !stream.answered
+            && listened_to
             && let Some(increment) = stream.receive.give_back()
         {
             frame::put_window_update(self.out.output.tail(), header.stream, increment);
@@ -138,8 +142,8 @@ impl Connection {
     /// Hands the messages in `chunk` on. `end`: the frame ends the client's side; `fin`: these are its last bytes.
     pub(super) fn deliver(&mut self, id: u32, chunk: &[u8], end: bool, fin: bool, calls: &mut impl Calls) {
         match self.messages(id, chunk, fin, calls) {
-            Ok(()) if fin => self.half_close(id, calls),
-            Ok(()) => {}
+            Ok(true) if fin => self.half_close(id, calls),
+            Ok(_) => {}
             Err((code, text)) => {
                 if let Some(stream) = self.out.streams.get_mut(id) {
                     stream.remote_closed = end;
@@ -152,39 +156,60 @@ impl Connection {
 
     fn half_close(&mut self, id: u32, calls: &mut impl Calls) {
         let Some(stream) = self.out.streams.get_mut(id) else { return };
-        stream.remote_closed = true;
-        if stream.answered {
+        if stream.paused && !stream.answered {
+            stream.held_end = true;
             return;
         }
-        if !stream.assembly.is_empty() {
-            self.out.fail(id, grpc::code::INTERNAL, "unexpected EOF");
-            return calls.cancelled(&mut self.out, id);
+        stream.remote_closed = true;
+        if stream.answered {
+            if let Some(Ending::Refusal(http, code, text)) = stream.ending.take_if(|e| e.is_refusal()) {
+                self.out.remove(id);
+                self.out.abort(id, true, http, code, &text);
+            }
+            return;
         }
-        calls.half_close(&mut self.out, id);
+        let end = match stream.assembly.len() {
+            0 => End::Clean,
+            1..PREFIX_BYTES => End::InPrefix,
+            _ => End::InMessage,
+        };
+        calls.half_close(&mut self.out, id, end);
     }
 
+    /// False: the stream is paused, and what is left was kept.
     #[inline]
-    fn messages(&mut self, id: u32, chunk: &[u8], fin: bool, calls: &mut impl Calls) -> Result<(), Refusal> {
+    fn messages(
+        &mut self,
+        id: u32,
+        chunk: &[u8],
+        fin: bool,
+        calls: &mut impl Calls,
+    ) -> Result<bool, Refusal> {
         let max = self.limits.max_message_bytes;
         let mut chunk = chunk;
         while !chunk.is_empty() {
             // Looked up each time: the owner may have answered, and so closed the stream, in the last call.
-            let Some(stream) = self.out.streams.get_mut(id).filter(|s| !s.answered) else { return Ok(()) };
+            let Some(stream) = self.out.streams.get_mut(id).filter(|s| !s.answered && !s.deaf) else {
+                return Ok(true);
+            };
             if stream.plain {
                 calls.plain_body(&mut self.out, id, chunk);
-                return Ok(());
+                return Ok(true);
+            }
+            if stream.paused {
+                return self.keep(id, chunk, fin).map(|()| false);
             }
             if !stream.assembly.is_empty() {
                 chunk = self.assemble(id, chunk, fin, calls)?;
                 continue;
             }
             if chunk.len() >= PREFIX_BYTES {
-                let length = grpc::check_prefix(chunk, max)?;
+                let length = grpc::check_prefix(chunk, max, stream.gzip)?;
                 if chunk.len() >= PREFIX_BYTES + length {
-                    let (message, after) = chunk[PREFIX_BYTES..].split_at(length);
+                    let (message, after) = chunk.split_at(PREFIX_BYTES + length);
                     // The last message of a call is answered as one whose client has ended.
                     stream.remote_closed = fin && after.is_empty();
-                    calls.message(&mut self.out, id, message);
+                    self.hand_on(id, message, calls)?;
                     chunk = after;
                     continue;
                 }
@@ -193,6 +218,21 @@ impl Connection {
             self.out.streams.get_mut(id).expect("looked up before").assembly = buffer;
             chunk = self.assemble(id, chunk, fin, calls)?;
         }
+        Ok(true)
+    }
+
+    /// A whole message, with its prefix.
+    #[inline]
+    fn hand_on(&mut self, id: u32, message: &[u8], calls: &mut impl Calls) -> Result<(), Refusal> {
+        let (prefix, message) = message.split_at(PREFIX_BYTES);
+        if prefix[0] == 0 {
+            calls.message(&mut self.out, id, message);
+            return Ok(());
+        }
+        let mut inflated = self.out.spare_buffer();
+        gzip::inflate(message, self.limits.max_message_bytes, &mut inflated)?;
+        calls.message(&mut self.out, id, &inflated);
+        self.out.keep_buffer(inflated);
         Ok(())
     }
 
@@ -216,7 +256,7 @@ impl Connection {
         let mut whole = false;
         let mut judged = Ok(0);
         if stream.assembly.len() >= PREFIX_BYTES {
-            judged = grpc::check_prefix(&stream.assembly, self.limits.max_message_bytes);
+            judged = grpc::check_prefix(&stream.assembly, self.limits.max_message_bytes, stream.gzip);
             if let Ok(length) = judged {
                 let need = PREFIX_BYTES + length;
                 if stream.assembly.len() == PREFIX_BYTES {
@@ -228,19 +268,59 @@ impl Connection {
         }
         self.out.assembled_bytes += added;
         judged?;
-        if self.out.assembled_bytes > limits::ASSEMBLY_BYTES_PER_CONNECTION {
-            return Err((
-                grpc::code::RESOURCE_EXHAUSTED,
-                "too many bytes of unfinished messages".to_string(),
-            ));
-        }
+        let message = if whole { std::mem::take(&mut stream.assembly) } else { Vec::new() };
+        stream.remote_closed = whole && fin && rest.is_empty();
+        self.check_assembled()?;
         if whole {
-            let message = std::mem::take(&mut stream.assembly);
-            stream.remote_closed = fin && rest.is_empty();
             self.out.assembled_bytes -= message.len();
-            calls.message(&mut self.out, id, &message[PREFIX_BYTES..]);
+            self.hand_on(id, &message, calls)?;
             self.out.keep_buffer(message);
         }
         Ok(rest)
+    }
+
+    fn check_assembled(&self) -> Result<(), Refusal> {
+        if self.out.assembled_bytes > limits::ASSEMBLY_BYTES_PER_CONNECTION {
+            let text = "too many bytes of unfinished messages".to_string();
+            return Err((grpc::code::RESOURCE_EXHAUSTED, text));
+        }
+        Ok(())
+    }
+
+    /// Keeps what came for a stream that is paused.
+    fn keep(&mut self, id: u32, chunk: &[u8], fin: bool) -> Result<(), Refusal> {
+        let mut held = self.out.spare_buffer();
+        let stream = self.out.streams.get_mut(id).expect("looked up before");
+        if stream.held.capacity() == 0 {
+            std::mem::swap(&mut stream.held, &mut held);
+        }
+        stream.held.extend_from_slice(chunk);
+        stream.held_end |= fin;
+        self.out.keep_buffer(held);
+        self.out.assembled_bytes += chunk.len();
+        self.check_assembled()
+    }
+
+    /// Hands on what was kept for streams that are no longer paused ([`Outbound::has_resumed`]).
+    ///
+    /// [`Outbound::has_resumed`]: crate::Outbound::has_resumed
+    pub fn resume(&mut self, calls: &mut impl Calls) {
+        for _ in 0..self.out.resumed.len() {
+            let Some(id) = self.out.resumed.pop() else { return };
+            let Some(stream) = self.out.streams.get_mut(id).filter(|s| !s.paused && !s.answered) else {
+                continue;
+            };
+            let held = std::mem::take(&mut stream.held);
+            let fin = std::mem::take(&mut stream.held_end);
+            self.out.assembled_bytes -= held.len();
+            self.deliver(id, &held, fin, fin, calls);
+            self.out.keep_buffer(held);
+            if let Some(stream) = self.out.streams.get_mut(id)
+                && !(stream.paused || stream.answered || stream.deaf || stream.remote_closed)
+                && let Some(increment) = stream.receive.give_back()
+            {
+                frame::put_window_update(self.out.output.tail(), id, increment);
+            }
+        }
     }
 }

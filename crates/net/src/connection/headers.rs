@@ -6,6 +6,7 @@ use base::limits;
 
 use super::{Calls, Connection, Drain};
 use crate::error::{ErrorCode, Fault};
+use crate::field::Encoding;
 use crate::frame::{self, FrameHeader, flag};
 use crate::head::Verdict;
 use crate::streams::Stream;
@@ -96,7 +97,7 @@ impl Connection {
             }
             return Err(Fault::Connection(ErrorCode::STREAM_CLOSED, "HEADERS on a closed stream"));
         };
-        if stream.remote_closed {
+        if stream.remote_closed || stream.held_end {
             return Err(Fault::Stream(id, ErrorCode::STREAM_CLOSED));
         }
         let promised = !matches!(stream.body_left, 0 | u64::MAX);
@@ -146,15 +147,15 @@ impl Connection {
             self.out.streams.insert(id, stream);
             let head = self.head.plain(self.methods, block.end_stream);
             if !calls.plain(&mut self.out, id, &head) {
-                self.out.remove(id);
-                if let Verdict::Abort(http, code, text) = self.head.refuse_plain() {
-                    self.out.abort(id, block.end_stream, http, code, &text);
-                }
-                return Ok(());
+                let stream = self.out.streams.get_mut(id).expect("inserted above");
+                // Judged to its end before it is refused: whoever breaks the RFC hears of that.
+                stream.answered = true;
+                stream.ending = Some(self.head.refuse_plain());
             }
         } else {
             let head = self.head.call();
             stream.method = head.method;
+            stream.gzip = self.head.encoding == Encoding::Gzip;
             stream.content_type = self.head.content_type.unwrap_or_default();
             if let Some(timeout_ms) = head.timeout_ms {
                 stream.deadline = self.now.saturating_add(timeout_ms);

@@ -32,7 +32,7 @@ pub trait Calls {
     /// One whole gRPC message, without its prefix.
     fn message(&mut self, connection: &mut Outbound, stream: u32, message: &[u8]);
     /// The client sends no more. Not called when the call was answered before.
-    fn half_close(&mut self, connection: &mut Outbound, stream: u32);
+    fn half_close(&mut self, connection: &mut Outbound, stream: u32, end: End);
     /// The call is over without your last word: reset, deadline, a fault of the client, the end of the connection.
     /// Answers to it are dropped from now on.
     fn cancelled(&mut self, connection: &mut Outbound, stream: u32);
@@ -43,6 +43,16 @@ pub trait Calls {
     }
     /// Some bytes of the body of a request that isn't gRPC.
     fn plain_body(&mut self, _connection: &mut Outbound, _stream: u32, _bytes: &[u8]) {}
+}
+
+/// Where a client's side ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Behind a whole message, or before the first.
+    Clean,
+    /// In the five bytes before a message.
+    InPrefix,
+    InMessage,
 }
 
 /// What the ping of a graceful end carries.

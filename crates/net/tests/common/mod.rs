@@ -4,7 +4,9 @@
 use std::sync::{Arc, LazyLock};
 
 use mainstay_net::frame::{self, FrameHeader, HEADER_BYTES, PREFACE, flag, kind};
-use mainstay_net::{CallHead, Calls, Closed, Connection, ErrorCode, Limits, Methods, Outbound, PlainHead};
+use mainstay_net::{
+    CallHead, Calls, Closed, Connection, End, ErrorCode, Limits, Methods, Outbound, PlainHead,
+};
 
 pub static METHODS: LazyLock<Methods> =
     LazyLock::new(|| Methods::new(&["/t.S/Echo", "/t.S/Hold", "/t.S/Stream", "/t.T/Other"]));
@@ -18,6 +20,8 @@ pub struct Recorder {
     pub events: Vec<String>,
     pub messages: Vec<(u32, Vec<u8>)>,
     pub takes_plain: bool,
+    /// Pauses a stream whenever so many messages more have come.
+    pub pause_after: Option<usize>,
 }
 
 impl Calls for Recorder {
@@ -42,6 +46,9 @@ impl Calls for Recorder {
         assert_eq!(connection.word(stream), u64::from(stream) + 7);
         self.events.push(format!("message {stream} {}", message.len()));
         self.messages.push((stream, message.to_vec()));
+        if self.pause_after.is_some_and(|count| self.messages.len().is_multiple_of(count)) {
+            connection.pause(stream);
+        }
         match connection.method(stream) {
             Some(ECHO) => connection.unary(stream, |out| out.extend_from_slice(message)),
             Some(STREAM) => connection.send(stream, message),
@@ -49,8 +56,9 @@ impl Calls for Recorder {
         }
     }
 
-    fn half_close(&mut self, connection: &mut Outbound, stream: u32) {
-        self.events.push(format!("half_close {stream}"));
+    fn half_close(&mut self, connection: &mut Outbound, stream: u32, end: End) {
+        let end = if end == End::Clean { String::new() } else { format!(" {end:?}") };
+        self.events.push(format!("half_close {stream}{end}"));
         assert!(connection.is_half_closed(stream));
         match connection.method(stream) {
             Some(STREAM) => connection.finish(stream, 0, ""),
@@ -169,6 +177,11 @@ pub fn headers(stream: u32, path: &str, flags: u8) -> Vec<u8> {
     raw(kind::HEADERS, flag::END_HEADERS | flags, stream, &call_block(path))
 }
 
+pub fn headers_with(stream: u32, path: &str, flags: u8, more: &[(&str, &str)]) -> Vec<u8> {
+    let fields = [&call_fields(path), more].concat();
+    raw(kind::HEADERS, flag::END_HEADERS | flags, stream, &block(&fields))
+}
+
 pub fn prefixed(message: &[u8]) -> Vec<u8> {
     let mut out = mainstay_net::grpc::prefix(message.len()).to_vec();
     out.extend_from_slice(message);
@@ -202,6 +215,10 @@ impl Pair {
 
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Closed> {
         self.server.receive(bytes, self.now, &mut self.calls)
+    }
+
+    pub fn resume(&mut self) {
+        self.server.resume(&mut self.calls);
     }
 
     /// Everything that the server wants to send, as if sent.

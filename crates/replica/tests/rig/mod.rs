@@ -136,7 +136,10 @@ impl Rig {
         Ok(Rig::over(files, replica, setup, seed))
     }
 
-    pub fn over(files: SimFiles, replica: Replica, setup: Setup, seed: u64) -> Rig {
+    pub fn over(files: SimFiles, mut replica: Replica, setup: Setup, seed: u64) -> Rig {
+        if seed % 2 == 1 {
+            replica.share_thread();
+        }
         let reader = replica.readers().register();
         Rig {
             files,

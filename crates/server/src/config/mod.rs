@@ -299,6 +299,15 @@ impl Config {
 
 /// Reads arguments (without the program's name), environment and the file they name.
 pub fn load(args: &[OsString], env: &[(String, String)]) -> Start {
+    load_with(args, env, &|path| std::fs::read_to_string(path))
+}
+
+/// As [`load`]; `read` gives the text of the file.
+pub fn load_with(
+    args: &[OsString],
+    env: &[(String, String)],
+    read: &dyn Fn(&str) -> std::io::Result<String>,
+) -> Start {
     let mut settings = Settings::defaults();
     let mut notes = Vec::new();
     let refuse = |stage, error: String, notes| Start::Refuse { failure: Failure { stage, error }, notes };
@@ -334,7 +343,7 @@ pub fn load(args: &[OsString], env: &[(String, String)]) -> Start {
     };
     if let Some(path) = file {
         settings = Settings::defaults();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match read(&path) {
             Ok(text) => text,
             Err(error) => {
                 return refuse(FailureStage::Verify, format!("open {path}: {}", os_text(&error)), notes);

@@ -662,6 +662,9 @@ impl ShardCore {
             for &stream in &self.streams {
                 self.shard.writable(http2.outbound(), &mut connection.socket, stream);
             }
+            if http2.outbound().has_resumed() {
+                http2.resume(&mut self.shard.calls(now));
+            }
             if connection.blocked || http2.output().is_empty() {
                 break;
             }

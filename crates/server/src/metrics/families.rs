@@ -278,22 +278,6 @@ impl<'a> Reading<'a> {
     }
 
     fn grpc(&self, name: &'static str, out: &mut Samples) {
-        // Answered as unimplemented before anybody counts it.
-        let listed = labels("grpc.health.v1.Health", "List", Shape::Unary);
-        match name {
-            "grpc_server_handled_total" => {
-                let [method, service, kind] = listed;
-                CODES
-                    .iter()
-                    .for_each(|code| out.labelled(&[("grpc_code", code), method, service, kind], 0.0));
-            }
-            "grpc_server_handling_seconds" => {
-                if self.registry.shards.iter().any(|shard| shard.handling(Rpc::HealthCheck).is_some()) {
-                    out.histogram(&listed, nothing(name));
-                }
-            }
-            _ => out.labelled(&listed, 0.0),
-        }
         for (rpc, path, shape) in TABLE {
             let at = rpc as usize;
             let sum = |pick: &dyn Fn(&Meter) -> &Counter| -> u64 {

@@ -1,0 +1,235 @@
+//! What a seed makes of its run: sizes, workload and faults, drawn together, so that over the seeds every mechanism
+//! meets every other in quiet and in stormy weather. (Swarm testing: a run that does less of most things does more of
+//! one thing.)
+//!
+//! Sizes are small, so that segments are recycled, checkpoints made, the file grown, history compacted and cold pages
+//! dropped within simulated minutes.
+
+use base::Random;
+
+use super::network::Quality;
+use super::queue::between;
+
+/// Sizes and options of a member.
+#[derive(Clone, Debug)]
+pub(super) struct Sizes {
+    pub shards: u16,
+    /// Log core and shard take turns on one thread, as on machines with few processors.
+    pub shared_core: bool,
+    pub segment_bytes: u64,
+    pub batch_bytes: usize,
+    pub in_flight: usize,
+    pub chunk_bytes: u64,
+    pub reserve_bytes: u64,
+    pub dirty_bytes: u64,
+    pub log_bytes: u64,
+    pub checkpoint_interval_ms: u64,
+    pub memory_budget_bytes: u64,
+    pub quota_bytes: i64,
+    pub auto_compaction: replica::AutoCompaction,
+    pub progress_interval_ms: u64,
+    pub max_request_bytes: usize,
+    pub proposal_slots: usize,
+    pub outcome_slots: usize,
+    /// A batch of events goes to a shard only while more slots than this are free.
+    pub event_slots_kept: usize,
+    pub helpers: usize,
+}
+
+/// How often clients do what; weights.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Mix {
+    pub put: u64,
+    pub delete: u64,
+    pub txn: u64,
+    pub range: u64,
+    /// Sorted, filtered: compared with a model of its own.
+    pub odd_range: u64,
+    pub stream: u64,
+    pub compact: u64,
+    pub grant: u64,
+    pub revoke: u64,
+    pub keep_alive: u64,
+    pub time_to_live: u64,
+    pub hash: u64,
+    pub snapshot: u64,
+    pub defragment: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Workload {
+    pub clients: u32,
+    pub keys: u64,
+    /// The longest value, bytes.
+    pub value_bytes: u64,
+    /// One put in so many has a value of about that length; the others are short.
+    pub long_one_in: u64,
+    pub mix: Mix,
+    /// Operations that a client has under way together.
+    pub depth: usize,
+    /// Between operations of a burst, and between bursts, microseconds.
+    pub think_us: (u64, u64),
+    pub rest_us: (u64, u64),
+    pub burst: u64,
+    pub watchers: u64,
+    /// Watch streams have a connection of their own.
+    pub streams_apart: bool,
+    pub window_bytes: u32,
+    pub give_up_us: (u64, u64),
+}
+
+/// Weights of faults; 0 is never.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults {
+    pub every_us: (u64, u64),
+    pub power: u64,
+    pub power_at_operation: u64,
+    pub kill: u64,
+    pub restart: u64,
+    pub pause: u64,
+    pub clock_jump: u64,
+    pub clock_rate: u64,
+    pub io_error: u64,
+    pub no_space: u64,
+    pub full_disk: u64,
+    pub slow_disk: u64,
+    pub slow_helpers: u64,
+    pub slow_core: u64,
+    pub partition: u64,
+    pub reset: u64,
+    pub slow_reader: u64,
+    pub memory: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Profile {
+    pub sizes: Sizes,
+    pub workload: Workload,
+    pub faults: Faults,
+    pub network: Quality,
+    /// How long faults come, microseconds.
+    pub storm_us: u64,
+}
+
+fn pick<T: Copy>(random: &mut Random, from: &[T]) -> T {
+    from[random.below(from.len() as u64) as usize]
+}
+
+/// A weight that is 0 in some runs and large in a few.
+fn weight(random: &mut Random, usual: u64) -> u64 {
+    match random.below(8) {
+        0 | 1 => 0,
+        2 => 4 * usual,
+        _ => usual,
+    }
+}
+
+impl Profile {
+    pub fn draw(random: &mut Random) -> Profile {
+        // Long values fill queues and windows: watchers stall, answers come in fragments and piece by piece.
+        let heavy = random.one_in(8);
+        Profile {
+            sizes: sizes(random, heavy),
+            workload: workload(random, heavy),
+            faults: faults(random),
+            network: Quality {
+                delay_us: (20, pick(random, &[300, 2_000, 50_000])),
+                buffer_bytes: pick(random, &[4 << 10, 64 << 10, 256 << 10]),
+                ..Quality::default()
+            },
+            storm_us: between(random, 60, 420) * 1_000_000,
+        }
+    }
+}
+
+fn sizes(random: &mut Random, heavy: bool) -> Sizes {
+    let batch_bytes = if heavy { 64 << 10 } else { pick(random, &[8 << 10, 16 << 10, 32 << 10]) };
+    let segment_bytes = if heavy { 1 << 20 } else { pick(random, &[96 << 10, 128 << 10, 256 << 10]) };
+    let quota_bytes = if random.one_in(6) { between(random, 128 << 10, 1 << 20) as i64 } else { -1 };
+    Sizes {
+        shards: pick(random, &[1, 1, 2, 3]),
+        shared_core: random.one_in(3),
+        segment_bytes,
+        batch_bytes,
+        in_flight: pick(random, &[1, 2, 4, 8]),
+        chunk_bytes: if heavy { 1 << 20 } else { 256 << 10 },
+        reserve_bytes: if heavy { 2 << 20 } else { 1 << 20 },
+        dirty_bytes: pick(random, &[32 << 10, 128 << 10, 1 << 20]),
+        log_bytes: 2 * segment_bytes,
+        checkpoint_interval_ms: pick(random, &[2_000, 10_000, 60_000]),
+        memory_budget_bytes: pick(random, &[0, 64 << 10, 64 << 20]),
+        quota_bytes,
+        auto_compaction: match random.below(6) {
+            0 => replica::AutoCompaction::Periodic { retention_ms: between(random, 5_000, 60_000) },
+            1 => replica::AutoCompaction::Revision { revisions: between(random, 20, 300) as i64 },
+            _ => replica::AutoCompaction::Off,
+        },
+        progress_interval_ms: pick(random, &[300, 2_000, 10_000]),
+        max_request_bytes: if heavy { 256 << 10 } else { 128 << 10 },
+        proposal_slots: pick(random, &[2, 16, 256]),
+        outcome_slots: pick(random, &[4, 32, 512]),
+        event_slots_kept: pick(random, &[1, 2, 3]),
+        helpers: pick(random, &[1, 2, 4]),
+    }
+}
+
+fn workload(random: &mut Random, heavy: bool) -> Workload {
+    let mix = Mix {
+        put: 4 + weight(random, 30),
+        delete: weight(random, 6),
+        txn: weight(random, 10),
+        range: weight(random, 14),
+        odd_range: weight(random, 4),
+        stream: weight(random, 2),
+        compact: weight(random, 3),
+        grant: weight(random, 4),
+        revoke: weight(random, 1),
+        keep_alive: weight(random, 4),
+        time_to_live: weight(random, 2),
+        hash: weight(random, 2),
+        snapshot: weight(random, 1) / 2,
+        defragment: weight(random, 1),
+    };
+    Workload {
+        clients: between(random, 1, 5) as u32,
+        keys: pick(random, &[2, 8, 40, 200]),
+        value_bytes: if heavy { 200 << 10 } else { pick(random, &[16, 400, 6_000, 30_000]) },
+        long_one_in: if heavy { 6 } else { pick(random, &[2, 5, 20]) },
+        mix,
+        depth: pick(random, &[1, 2, 6]),
+        think_us: (1, pick(random, &[500, 20_000])),
+        rest_us: (1_000, pick(random, &[1_000_000, 10_000_000, 30_000_000])),
+        burst: pick(random, &[4, 20, 60]),
+        watchers: pick(random, &[0, 1, 3, 6]),
+        streams_apart: random.one_in(2),
+        window_bytes: pick(random, &[64 << 10, 256 << 10, 4 << 20]),
+        give_up_us: (pick(random, &[50_000, 2_000_000]), 20_000_000),
+    }
+}
+
+fn faults(random: &mut Random) -> Faults {
+    // Some runs are calm: what goes wrong in them goes wrong by itself.
+    if random.one_in(12) {
+        return Faults { every_us: (600_000_000, 700_000_000), power: 1, ..Faults::default() };
+    }
+    Faults {
+        every_us: (pick(random, &[100_000, 2_000_000]), pick(random, &[20_000_000, 60_000_000])),
+        power: weight(random, 3),
+        power_at_operation: 1 + weight(random, 4),
+        kill: weight(random, 3),
+        restart: weight(random, 2),
+        pause: weight(random, 3),
+        clock_jump: weight(random, 1),
+        clock_rate: weight(random, 1),
+        io_error: weight(random, 1),
+        no_space: weight(random, 1),
+        full_disk: weight(random, 1),
+        slow_disk: weight(random, 2),
+        slow_helpers: weight(random, 2),
+        slow_core: weight(random, 2),
+        partition: weight(random, 2),
+        reset: weight(random, 3),
+        slow_reader: weight(random, 2),
+        memory: weight(random, 2),
+    }
+}
