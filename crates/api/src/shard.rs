@@ -323,11 +323,12 @@ impl Shard {
         out: &mut Outbound,
         stream: u32,
         rpc: Rpc,
-        request: pb::InternalRaftRequest,
+        request: impl Into<replica::Request>,
     ) {
-        // What etcd measures: the entry with its header, whose id takes ten bytes at most.
-        const HEADER_BYTES: usize = 14;
-        if prost::Message::encoded_len(&request) + HEADER_BYTES > self.config.max_request_bytes {
+        let request = request.into();
+        // What etcd measures: the entry with its header.
+        let header_bytes = replica::entry_header_bytes(self.published.member_id);
+        if request.encoded_len() + header_bytes > self.config.max_request_bytes {
             return self.fail(out, stream, rpc, &errors::REQUEST_TOO_LARGE);
         }
         let put_bytes = put_bytes(&request);
@@ -338,10 +339,7 @@ impl Shard {
             held.put_bytes = put_bytes;
             self.meter.proposals_pending.add(1);
         }
-        self.outgoing.push_back(Event::Propose(replica::Proposal {
-            token: Some(token),
-            request: replica::Request::from(request),
-        }));
+        self.outgoing.push_back(Event::Propose(replica::Proposal { token: Some(token), request }));
     }
 
     /// Runs a read now if the published root is the barrier, or parks it until the log core says so.
@@ -362,19 +360,19 @@ impl Shard {
 }
 
 /// Keys and values of its puts, bytes; of a Txn those that stand in its success branch.
-fn put_bytes(request: &pb::InternalRaftRequest) -> u32 {
+fn put_bytes(request: &replica::Request) -> u32 {
     use pb::request_op::Request;
     let of = |put: &pb::PutRequest| (put.key.len() + put.value.len()) as u32;
-    match (&request.put, &request.txn) {
-        (Some(put), _) => of(put),
-        (None, Some(txn)) => {
+    match request {
+        replica::Request::Put(put) => of(put),
+        replica::Request::Txn(txn) => {
             let puts = txn.success.iter().map(|op| match &op.request {
                 Some(Request::RequestPut(put)) => of(put),
                 _ => 0,
             });
             puts.sum()
         }
-        (None, None) => 0,
+        _ => 0,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::BLOCK;
 pub struct AlignedBuf {
     start: NonNull<u8>,
     len: usize,
+    tag: u32,
 }
 
 // SAFETY: the buffer owns its memory and has no interior mutability, as a Box<[u8]>.
@@ -24,12 +25,22 @@ impl AlignedBuf {
         let layout = Self::layout(len);
         // SAFETY: the layout is not of size zero.
         let start = unsafe { alloc_zeroed(layout) };
-        AlignedBuf { start: NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)), len }
+        AlignedBuf { start: NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)), len, tag: 0 }
     }
 
     /// The first byte. Valid for reads and writes of `len()` bytes while the buffer lives.
     pub fn as_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
+    }
+
+    /// A mark of whoever writes the buffer out, 0 at first. It goes with the memory: that of another buffer at the
+    /// same address, after this one is gone, is its own.
+    pub fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    pub fn set_tag(&mut self, tag: u32) {
+        self.tag = tag;
     }
 
     fn layout(len: usize) -> Layout {
@@ -82,6 +93,9 @@ mod tests {
             buf[0] = 7;
             *buf.last_mut().unwrap() = 9;
             assert_eq!((buf[0], buf[buf.len() - 1]), (7, 9));
+            assert_eq!(buf.tag(), 0);
+            buf.set_tag(5);
+            assert_eq!(buf.tag(), 5);
         }
     }
 }

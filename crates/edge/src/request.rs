@@ -238,7 +238,7 @@ fn interpret(parsed: &httparse::Request<'_, '_>, plan: fn(&Request) -> BodyPlan)
         1 => request.host = hosts.remove(0),
         _ => return Err(bad()),
     }
-    if !request.host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%@".contains(&b)) {
+    if !is_host(&request.host) {
         return Err(refusal(400, "malformed Host header"));
     }
     read_target(&mut request, parsed.path.unwrap_or_default())?;
@@ -270,6 +270,10 @@ fn interpret(parsed: &httparse::Request<'_, '_>, plan: fn(&Request) -> BodyPlan)
     Ok(body)
 }
 
+fn is_host(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%@".contains(&b))
+}
+
 /// The request target: origin form, absolute form, `*`, or CONNECT's authority.
 fn read_target(request: &mut Request, target: &str) -> Result<(), Vec<u8>> {
     if request.method == "CONNECT" {
@@ -285,6 +289,9 @@ fn read_target(request: &mut Request, target: &str) -> Result<(), Vec<u8>> {
         if lower.starts_with(scheme) {
             let after = &target[scheme.len()..];
             let end = after.find(['/', '?']).unwrap_or(after.len());
+            if !is_host(&after[..end]) {
+                return Err(refusal(400, ""));
+            }
             request.host = after[..end].to_string();
             rest = &after[end..];
         }

@@ -107,7 +107,9 @@ fn pair(choices: &mut Choices<'_>, at: &mut Revision) -> Pair {
 
 fn import(input: &[u8]) {
     let mut choices = Choices::new(input);
-    let (finished, scheduled) = (i64::from(choices.byte() as i8), i64::from(choices.byte() as i8));
+    // A key of the meta bucket names no negative revision; -1 stands for none.
+    let mut compacted = || i64::from(choices.byte() as i8).max(-1);
+    let (finished, scheduled) = (compacted(), compacted());
     let mut store = fresh();
     store.insert(trees::LEASES, &trees::lease_key(7), &[]);
     store.insert(trees::LEASES, &trees::lease_key(-1), &[]);

@@ -134,7 +134,7 @@ impl Writer {
                 self.settle();
                 self.boot += 1;
                 let (wal, found) = recover(&self.files, self.boot).expect("an undamaged log is read");
-                assert!(self.state.agrees(&found) && found.cut.is_none(), "{found:?}");
+                assert!(self.state.agrees(&found) && found.cut.is_none(), "what was written is read");
                 self.state.entries = found.entries;
                 self.state.hard_state = found.hard_state;
                 self.wal = wal;
@@ -152,8 +152,10 @@ fn seal(image: &mut Image) {
         let crc = crc32c(&bytes[..BLOCK - 4]);
         put_u32(bytes, BLOCK - 4, crc);
         let mut previous = crc;
+        let number: [u8; 8] = bytes[16..24].try_into().expect("eight bytes");
         for at in (BLOCK..bytes.len() - bytes.len() % BLOCK).step_by(BLOCK) {
-            if bytes[at..at + 8] != *b"MSTYBTCH" {
+            // What an earlier life of the file left carries another number.
+            if bytes[at..at + 8] != *b"MSTYBTCH" || bytes[at + 8..at + 16] != number {
                 continue;
             }
             let payload = at + 72..(at + 72).saturating_add(u32_at(bytes, at + 48) as usize);
@@ -204,7 +206,7 @@ fn run(input: &[u8]) {
         seal(&mut image);
         let mut sealed = whole.clone();
         seal(&mut sealed);
-        assert_eq!(sealed, whole, "seals are what the log writes");
+        assert!(sealed == whole, "seals are what the log writes");
     }
 
     let files = damage::world(&image);
@@ -213,7 +215,7 @@ fn run(input: &[u8]) {
         Err(WalError::Io { what, source }) => panic!("no call failed, and yet: {what}: {source}"),
         Err(error) => {
             assert!(image != whole, "an undamaged log is read: {error}");
-            assert_eq!(damage::image(&files, DIR), image, "a refusal changes nothing");
+            assert!(damage::image(&files, DIR) == image, "a refusal changes nothing");
             return;
         }
         Ok(found) => found,
@@ -230,8 +232,11 @@ fn run(input: &[u8]) {
             if tail_is_whole { &writer.states[writer.states.len() - 1..] } else { &writer.states[..] };
         assert!(
             allowed.iter().any(|state| state.agrees(&found)),
-            "recovered {found:?} of {:?}; the last batch is whole: {tail_is_whole}",
-            writer.state
+            "recovered {} entries up to {:?} of {} up to {:?}; the last batch is whole: {tail_is_whole}",
+            found.entries.len(),
+            found.last,
+            writer.state.entries.len(),
+            writer.state.last
         );
     }
     goes_on(&files, wal, &found);
@@ -256,7 +261,7 @@ fn last_block(image: &Image) -> Option<(&String, usize)> {
 fn goes_on(files: &SimFiles, wal: Wal, found: &Recovered) {
     drop(wal);
     let (wal, again) = recover(files, 1001).expect("what was read is read again");
-    assert_eq!(again, lasting(found));
+    assert!(again == lasting(found), "the same again");
     let (last, term) = found.last;
     if last > 1 << 60 || term > 1 << 60 {
         return;

@@ -22,7 +22,7 @@ static SPECS: &[TreeSpec] = &[
 ];
 
 fn open(files: &SimFiles) -> Result<Store, OpenError> {
-    let options = Options { chunk_bytes: 64 << 10, max_chunks: 64, reserve_bytes: 0 };
+    let options = Options { chunk_bytes: 64 << 10, max_chunks: 512, reserve_bytes: 0 };
     Store::open(files, FILE, SPECS, options)
 }
 
@@ -194,7 +194,7 @@ fn goes_on(mut store: Store, files: &SimFiles) {
         let view = store.view();
         assert_eq!(view.len(tree), entries.len() as u64);
         for (position, (key, value)) in entries.iter().enumerate().step_by(1 + entries.len() / 40) {
-            assert_eq!(view.get(tree, key), Some(&value[..]));
+            assert!(view.get(tree, key) == Some(&value[..]), "a key that is there is found");
             assert_eq!(view.rank(tree, key), position as u64);
             let mut cursor = view.cursor(tree);
             assert!(cursor.seek(key) && cursor.key() == &key[..]);

@@ -7,6 +7,7 @@
 //!
 //! Input: requests one behind the other, each a byte that says which, and a block.
 
+use bytes::BytesMut;
 use mvcc::hash::{self, CompactionHashes};
 use mvcc::{Apply, Revisions, Work, quota, trees, validate};
 use prost::Message;
@@ -28,6 +29,13 @@ fn round<M: Message + Default + PartialEq>(bytes: &[u8]) -> Option<M> {
     Some(message)
 }
 
+/// The bytes of a request in the log.
+fn entry(request: &replica::Request, id: u64) -> BytesMut {
+    let mut entry = BytesMut::new();
+    request.encode_to(id, &mut entry);
+    entry
+}
+
 /// A store that requests are applied to.
 struct Member {
     store: Store,
@@ -43,7 +51,7 @@ impl Member {
     fn apply<R>(&mut self, logged: pb::InternalRaftRequest, request: impl FnOnce(&mut Apply<'_>) -> R) -> R {
         // The log's form, and back.
         let logged = replica::Request::from(logged);
-        let entry = logged.encode_with(u64::MAX);
+        let entry = entry(&logged, u64::MAX);
         assert_eq!(replica::Request::decode(&entry), Ok((u64::MAX, logged)), "an entry is its request");
         let before = self.revision();
         let result = request(&mut Apply::new(&mut self.store, &mut self.work));
@@ -160,7 +168,7 @@ impl Member {
             8 => {
                 let Some(message) = round::<pb::InternalRaftRequest>(bytes) else { return };
                 let request = replica::Request::from(message);
-                let entry = request.encode_with(9);
+                let entry = entry(&request, 9);
                 let (id, back) = replica::Request::decode(&entry).expect("our own entry is read");
                 // A message may carry an id of its own, which goes before the header's.
                 assert!(back == request || id != 9, "an entry is its request");

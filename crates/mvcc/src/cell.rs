@@ -70,7 +70,7 @@ pub fn push_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Reads a varint at `*at` and moves behind it; `None` when it is cut or longer than ten bytes.
+/// Reads a varint at `*at` and moves behind it; `None` when it is cut, or larger than 64 bits.
 #[inline]
 fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let first = *bytes.get(*at)?;
@@ -82,7 +82,10 @@ fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     for shift in (7..70).step_by(7) {
         let byte = *bytes.get(*at)?;
         *at += 1;
-        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if shift == 63 && byte > 1 {
+            return None;
+        }
+        value |= u64::from(byte & 0x7f) << shift;
         if byte < 0x80 {
             return Some(value);
         }
@@ -348,6 +351,10 @@ mod tests {
         }
         let eleven = [&[0x10][..], &[0xff; 10], &[1]].concat();
         assert_eq!(KvRef::from_wire(&eleven), None);
+        for (tenth, taken) in [(1, true), (2, false), (0x7f, false)] {
+            let ten = [&[0x10][..], &[0xff; 9], &[tenth]].concat();
+            assert_eq!(KvRef::from_wire(&ten).is_some(), taken, "a tenth byte of {tenth}");
+        }
     }
 
     #[test]

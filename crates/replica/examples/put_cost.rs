@@ -1,11 +1,14 @@
-//! What one put costs the log core, in processor time: propose, raft, log, apply, outcome.
+//! What one put costs the log core, in processor time and allocations: propose, raft, log, apply, outcome.
 //!
 //! The disk takes no time and nothing is written: log writes complete as soon as they are handed out, segments and
-//! pages are memory. What helpers would do (segments, checkpoints, growth) is done, and not counted. What is left is
-//! the log core's own work. Run it in release, on a quiet machine:
-//! `cargo run --release -p mainstay-replica --example put_cost -- [seconds] [keys] [value bytes] [puts in a batch]`.
+//! pages are memory. What helpers would do (segments, checkpoints, growth, pages made ready) is done, and not counted.
+//! What is left is the log core's own work. Run it in release, on a quiet machine:
+//! `cargo run --release -p mainstay-replica --example put_cost -- [seconds] [keys] [value bytes] [puts in a batch]`;
+//! with a fifth word `shared` as on a machine where log core and shard share a thread.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::{CallToken, Random};
 use disk::{Files, SimFiles};
@@ -20,11 +23,66 @@ fn main() {
     let (seconds, keys, value_bytes) = (number(1, 2), number(2, 100_000), number(3, 100));
     println!("{keys} keys, values of {value_bytes} bytes; Event is {} bytes", size_of::<Event>());
     let batches = if number(4, 0) > 0 { vec![number(4, 0)] } else { vec![1, 16, 256] };
+    let shared = std::env::args().nth(5).is_some_and(|word| word == "shared");
     for batch in batches {
         let mut machine = Machine::open();
+        if shared {
+            machine.replica.share_thread();
+        }
         machine.fill(keys, value_bytes as usize);
-        let (puts, cpu_ns) = machine.measure(batch, seconds, keys, value_bytes as usize);
-        println!("batch {batch:4}: {:7.3} us a put ({puts} puts)", cpu_ns as f64 / puts as f64 / 1000.0);
+        let Cost { puts, cpu_ns, allocations } = machine.measure(batch, seconds, keys, value_bytes as usize);
+        let a_put = |total: u64| total as f64 / puts as f64;
+        println!(
+            "batch {batch:4}: {:7.3} us, {:5.2} allocations a put ({puts} puts)",
+            a_put(cpu_ns) / 1000.0,
+            a_put(allocations)
+        );
+    }
+}
+
+/// The system's allocator, counted.
+struct Counted;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counted = Counted;
+
+// SAFETY: all of it is the system allocator's work; counting touches no memory of the caller's.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are those that the system allocator asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above; the memory is from `alloc`.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+/// What was measured.
+struct Cost {
+    puts: u64,
+    cpu_ns: u64,
+    allocations: u64,
+}
+
+/// What the helpers took.
+#[derive(Clone, Copy, Default)]
+struct Helped {
+    cpu_ns: u64,
+    allocations: u64,
+}
+
+impl Helped {
+    fn run<T>(&mut self, job: impl FnOnce() -> T) -> T {
+        let (started, before) = (cpu_ns(), ALLOCATIONS.load(Ordering::Relaxed));
+        let result = job();
+        self.cpu_ns += cpu_ns() - started;
+        self.allocations += ALLOCATIONS.load(Ordering::Relaxed) - before;
+        result
     }
 }
 
@@ -34,8 +92,7 @@ struct Machine {
     actions: Vec<Action>,
     now: u64,
     outcomes: u64,
-    /// What helpers took, ns.
-    helpers_ns: u64,
+    helped: Helped,
     random: Random,
 }
 
@@ -76,7 +133,7 @@ impl Machine {
             actions: Vec::new(),
             now: 1,
             outcomes: 0,
-            helpers_ns: 0,
+            helped: Helped::default(),
             random: Random::new(1),
         };
         while !machine.replica.published().read_ready() {
@@ -113,23 +170,16 @@ impl Machine {
                     }
                     Action::PrepareSegment(job) => {
                         answered = true;
-                        let started = cpu_ns();
-                        let ready = job.run(&self.files).expect("memory has room");
-                        self.helpers_ns += cpu_ns() - started;
+                        let ready = self.helped.run(|| job.run(&self.files).expect("memory has room"));
                         self.replica.handle(Event::SegmentReady(ready), &mut self.actions);
                     }
                     Action::Checkpoint(job) => {
                         answered = true;
-                        let started = cpu_ns();
-                        let done = job.run().expect("memory does not fail");
-                        self.helpers_ns += cpu_ns() - started;
+                        let done = self.helped.run(|| job.run().expect("memory does not fail"));
                         self.replica.handle(Event::Checkpointed(done), &mut self.actions);
                     }
-                    Action::Grow(job) => {
-                        let started = cpu_ns();
-                        job.run().expect("memory has room");
-                        self.helpers_ns += cpu_ns() - started;
-                    }
+                    Action::Grow(job) => self.helped.run(|| job.run().expect("memory has room")),
+                    Action::Populate(job) => self.helped.run(|| job.run()),
                     Action::Outcome(outcome) => {
                         if let Err(error) = outcome.result {
                             panic!("a put fails: {error}");
@@ -158,10 +208,10 @@ impl Machine {
     }
 
     /// Puts and the processor time that they took, the making of the requests left out.
-    fn measure(&mut self, batch: u64, seconds: u64, keys: u64, value_bytes: usize) -> (u64, u64) {
+    fn measure(&mut self, batch: u64, seconds: u64, keys: u64, value_bytes: usize) -> Cost {
         let (mut puts, mut making) = (0, 0);
-        let started = cpu_ns();
-        (self.outcomes, self.helpers_ns) = (0, 0);
+        (self.outcomes, self.helped) = (0, Helped::default());
+        let (started, before) = (cpu_ns(), ALLOCATIONS.load(Ordering::Relaxed));
         while cpu_ns() - started < seconds * 1_000_000_000 {
             for _ in 0..256 {
                 self.now += 1;
@@ -173,17 +223,23 @@ impl Machine {
                 puts += batch;
             }
         }
-        let took = cpu_ns() - started - self.helpers_ns;
+        let took = cpu_ns() - started - self.helped.cpu_ns;
+        let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before - self.helped.allocations;
         assert_eq!(self.outcomes, puts, "every put was answered");
         // The same loop without the replica.
-        let started = cpu_ns();
+        let (started, before) = (cpu_ns(), ALLOCATIONS.load(Ordering::Relaxed));
         for _ in 0..puts.min(200_000) {
             let key = format!("/registry/pods/{:012}", self.random.below(keys)).into_bytes();
             std::hint::black_box((key, vec![7u8; value_bytes]));
             making += 1;
         }
-        let one = (cpu_ns() - started) / making;
-        (puts, took - one * puts)
+        let one = (cpu_ns() - started) as f64 / making as f64;
+        let allocated_by_one = (ALLOCATIONS.load(Ordering::Relaxed) - before) / making;
+        Cost {
+            puts,
+            cpu_ns: took - (one * puts as f64) as u64,
+            allocations: allocated - allocated_by_one * puts,
+        }
     }
 }
 

@@ -10,9 +10,11 @@ use base::limits::{
     COMPACTION_STEP_CHANGES, PROPOSAL_BYTES_IN_FLIGHT, PROPOSAL_ROOM_BYTES, PROPOSALS_IN_FLIGHT,
 };
 use base::{CallToken, Index, Millis, Term};
+use bytes::Bytes;
 use mvcc::trees::{ALARMS, LEASES, META};
 use proto::errors::{self, Error};
 use proto::etcdserverpb as pb;
+use raft::eraftpb::{Entry, Message, MessageType};
 use tree::Store;
 
 use crate::event::{Action, Note, Proposal, Request};
@@ -25,6 +27,8 @@ const ROOM_RETRY_MS: Millis = 1000;
 const BACKGROUND_RETRY_MS: Millis = 100;
 /// Stored records of leases and alarms, with their keys, are shorter than this, bytes.
 const SMALL_RECORD_BYTES: usize = 128;
+/// Entries of proposals are encoded into pieces of this, bytes: far more than a small one, and little to keep for one.
+pub(crate) const ENTRY_BUFFER_BYTES: usize = 64 << 10;
 /// From this on a value may need a page run of its own, bytes.
 const RUN_BYTES_MIN: usize = 1000;
 
@@ -152,7 +156,7 @@ impl Replica {
         }
         let mut cost = cost(&self.state.store, &request);
         self.make_room(Tier::of(&request), cost, actions)?;
-        let data = request.encode_with(id);
+        let data = self.encode(&request, id);
         cost.entry_bytes = data.len();
         let (term, index) = self.append(data).ok_or(errors::NO_LEADER)?;
         self.waiting.push(Proposed { term, index, token, request, cost });
@@ -167,12 +171,26 @@ impl Replica {
         id
     }
 
+    /// The bytes of an entry, behind those of the ones before: together they cost one allocation, if that.
+    fn encode(&mut self, request: &Request, id: u64) -> Bytes {
+        request.encode_to(id, &mut self.entry_bytes);
+        self.entry_bytes.split().freeze()
+    }
+
     /// Proposes as the leader; the place of the entry.
-    fn append(&mut self, data: Vec<u8>) -> Option<(Term, Index)> {
+    fn append(&mut self, data: Bytes) -> Option<(Term, Index)> {
         if !self.is_leader() {
             return None;
         }
-        self.raft.propose(Vec::new(), data).ok()?;
+        let entries = vec![Entry { data, ..Entry::default() }];
+        let from = self.raft.raft.id;
+        let message = Message {
+            msg_type: MessageType::MsgPropose,
+            from,
+            entries: entries.into(),
+            ..Message::default()
+        };
+        self.raft.raft.step(message).ok()?;
         Some((self.raft.raft.term, self.raft.raft.raft_log.last_index()))
     }
 
@@ -180,7 +198,8 @@ impl Replica {
     /// member does not lead.
     pub(crate) fn propose_own(&mut self, request: &Request) -> Option<(Term, Index)> {
         let id = self.next_id();
-        self.append(request.encode_with(id))
+        let data = self.encode(request, id);
+        self.append(data)
     }
 
     /// Law 8: what apply will need on disk is there, or the proposal is refused. With the alarm, unless checkpoints

@@ -28,3 +28,4 @@ pub use event::{Action, Event, HashJob, Note, Outcome, Proposal, Request, Respon
 pub use machine::{Options, Replica};
 pub use open::{OpenError, OpenReport, Start, open};
 pub use published::{Published, QUOTA_DEFAULT_BYTES};
+pub use request::entry_header_bytes;

@@ -14,7 +14,7 @@ use proto::etcdserverpb as pb;
 use raft::eraftpb::{Entry, EntryType};
 use raft::{RawNode, StateRole};
 
-use crate::admission::Shortage;
+use crate::admission::{ENTRY_BUFFER_BYTES, Shortage};
 use crate::autocompact::Compactor;
 use crate::barriers::Barriers;
 use crate::checkpoint::{Checkpoints, Standing};
@@ -37,6 +37,8 @@ pub struct Replica {
     /// Proposals of this member that are not yet applied.
     pub(crate) waiting: Waiting,
     pub(crate) next_id: u64,
+    /// Where the next entries are encoded.
+    pub(crate) entry_bytes: bytes::BytesMut,
     barriers: Barriers,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) shortage: Shortage,
@@ -108,6 +110,7 @@ impl Replica {
             published,
             waiting: Waiting::default(),
             next_id: first_id,
+            entry_bytes: bytes::BytesMut::with_capacity(ENTRY_BUFFER_BYTES),
             barriers: Barriers::default(),
             checkpoints: Checkpoints::new(options.checkpoint),
             shortage: Shortage::default(),

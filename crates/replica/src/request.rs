@@ -1,8 +1,10 @@
 //! What is proposed: etcd's InternalRaftRequest, taken apart, so that the few kinds that make up the traffic move
 //! through rings and queues as small values. The bytes in the log are those of the message.
 
+use base::MemberId;
+use bytes::BytesMut;
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use proto::etcdserverpb as pb;
 
 /// A request for the log. A client's request is one of the named kinds; the rest is the replica's own.
@@ -55,25 +57,44 @@ const HEADER: u32 = 100;
 /// A header with an id, its key and length included, takes no more than this, bytes.
 const HEADER_BYTES: usize = 14;
 
+/// What the header of an entry takes that this member proposes, bytes: the request limit covers it. Ids begin with two
+/// bytes of the member's, here as in etcd.
+pub fn entry_header_bytes(member: MemberId) -> usize {
+    let id = (member & 0xffff) << 48 | 0xffff_ffff_ffff;
+    HEADER_BYTES - 10 + encoded_len_varint(id)
+}
+
 impl Request {
-    /// The entry's bytes: the request with a header that carries `id`.
-    pub fn encode_with(&self, id: u64) -> Vec<u8> {
-        let mut data = match self {
-            Request::Put(put) => field(PUT, put),
-            Request::DeleteRange(delete) => field(DELETE_RANGE, delete),
-            Request::Txn(txn) => field(TXN, txn),
-            Request::Compaction(compaction) => field(COMPACTION, compaction),
-            Request::LeaseGrant(grant) => field(LEASE_GRANT, grant),
-            Request::LeaseRevoke(revoke) => field(LEASE_REVOKE, revoke),
-            Request::Alarm(alarm) => field(ALARM, alarm),
-            Request::Other(message) => {
-                let mut data = Vec::with_capacity(message.encoded_len() + HEADER_BYTES);
-                message.encode_raw(&mut data);
-                data
-            }
-        };
-        push_field(&mut data, HEADER, &pb::RequestHeader { id, ..Default::default() });
-        data
+    /// Bytes of the message without its header.
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            Request::Put(put) => field_len(PUT, put),
+            Request::DeleteRange(delete) => field_len(DELETE_RANGE, delete),
+            Request::Txn(txn) => field_len(TXN, txn),
+            Request::Compaction(compaction) => field_len(COMPACTION, compaction),
+            Request::LeaseGrant(grant) => field_len(LEASE_GRANT, grant),
+            Request::LeaseRevoke(revoke) => field_len(LEASE_REVOKE, revoke),
+            Request::Alarm(alarm) => field_len(ALARM, alarm),
+            Request::Other(message) => message.encoded_len(),
+        }
+    }
+
+    /// Appends the entry's bytes: the request with a header that carries `id`.
+    pub fn encode_to(&self, id: u64, out: &mut BytesMut) {
+        let (start, len) = (out.len(), self.encoded_len());
+        out.reserve(len + HEADER_BYTES);
+        match self {
+            Request::Put(put) => push_field(out, PUT, put),
+            Request::DeleteRange(delete) => push_field(out, DELETE_RANGE, delete),
+            Request::Txn(txn) => push_field(out, TXN, txn),
+            Request::Compaction(compaction) => push_field(out, COMPACTION, compaction),
+            Request::LeaseGrant(grant) => push_field(out, LEASE_GRANT, grant),
+            Request::LeaseRevoke(revoke) => push_field(out, LEASE_REVOKE, revoke),
+            Request::Alarm(alarm) => push_field(out, ALARM, alarm),
+            Request::Other(message) => message.encode_raw(out),
+        }
+        assert!(out.len() - start == len, "a request is as long as it says");
+        push_field(out, HEADER, &pb::RequestHeader { id, ..Default::default() });
     }
 
     /// The id in an entry's header, and its request.
@@ -96,19 +117,15 @@ impl Request {
     }
 }
 
-fn field(tag: u32, message: &impl Message) -> Vec<u8> {
+fn field_len(tag: u32, message: &impl Message) -> usize {
     let len = message.encoded_len();
-    let mut data = Vec::with_capacity(len + 6 + HEADER_BYTES);
-    encode_key(tag, WireType::LengthDelimited, &mut data);
-    encode_varint(len as u64, &mut data);
-    message.encode_raw(&mut data);
-    data
+    key_len(tag) + encoded_len_varint(len as u64) + len
 }
 
-fn push_field(data: &mut Vec<u8>, tag: u32, message: &impl Message) {
-    encode_key(tag, WireType::LengthDelimited, data);
-    encode_varint(message.encoded_len() as u64, data);
-    message.encode_raw(data);
+fn push_field(out: &mut BytesMut, tag: u32, message: &impl Message) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    encode_varint(message.encoded_len() as u64, out);
+    message.encode_raw(out);
 }
 
 #[cfg(test)]
@@ -147,13 +164,29 @@ mod tests {
             },
         ];
         for message in messages {
-            let data = Request::from(message.clone()).encode_with(u64::MAX);
+            let mut data = BytesMut::from(&b"another's"[..]);
+            let request = Request::from(message.clone());
+            request.encode_to(u64::MAX, &mut data);
+            let data = data.split_off(9);
+            assert_eq!(request.encoded_len(), message.encoded_len());
             let mut expected = message.clone();
             expected.header = Some(pb::RequestHeader { id: u64::MAX, ..Default::default() });
             assert_eq!(pb::InternalRaftRequest::decode(&data[..]), Ok(expected.clone()));
             assert_eq!(data.len(), expected.encoded_len());
             assert_eq!(Request::decode(&data), Ok((u64::MAX, Request::from(message))));
-            assert!(data.capacity() - data.len() <= 16, "no entry is copied as it grows");
+        }
+    }
+
+    /// etcd takes a request of exactly the limit, header included; ids of 62 bits have nine bytes.
+    #[test]
+    fn a_header_is_as_long_as_this_members_ids_make_it() {
+        for (member, bytes) in [(0x2731, 13), (0xd24e_b335_f6f8_a731, 14), (0x8000, 14), (0xff, 12), (0, 11)]
+        {
+            assert_eq!(entry_header_bytes(member), bytes, "{member:x}");
+            let id = (member & 0xffff) << 48 | 0x7fff_ffff_ffff_u64 | 1 << 47;
+            let header = Some(pb::RequestHeader { id, ..Default::default() });
+            let message = pb::InternalRaftRequest { header, ..Default::default() };
+            assert_eq!(message.encoded_len(), bytes);
         }
     }
 

@@ -1,4 +1,13 @@
 //! The simulated world that tries to break Mainstay, and the checkers that judge what its clients saw.
+//!
+//! - [`world`]: the real log, store, replica, leases, watches and shards in one thread, on a simulated disk, clock and
+//!   network, all from one seed.
+//! - [`history`]: what clients saw, as plain data; also for tests of real processes.
+//! - [`check`]: judges of a history, and of a store at rest.
 
 pub mod check;
+mod command;
 pub mod history;
+pub mod world;
+
+pub use command::main;

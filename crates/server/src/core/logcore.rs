@@ -12,10 +12,11 @@ use disk::probe::SyncForm;
 use replica::{Action, Event, Note, Replica};
 
 use super::doorbell::Doorbell;
+use super::fixed::Fixed;
 use super::mailbox::{Mailbox, Sender};
 use super::pool::Pool;
 use super::shard::ToShard;
-use super::uring::{Completion, Ring, Tag};
+use super::uring::{Completion, DurableWrite, Ring, Tag};
 
 /// Events taken from one shard per turn: bounds the time until completions are looked at again.
 const EVENTS_PER_TURN: usize = 1024;
@@ -29,6 +30,7 @@ pub struct LogCore {
     pool: Pool,
     files: Arc<dyn disk::Files>,
     writes: slab::Slab<Flight>,
+    fixed: Fixed,
     sync_form: SyncForm,
     actions: Vec<Action>,
     taken: Vec<Event>,
@@ -139,6 +141,7 @@ impl LogCore {
             pool: means.pool,
             files: means.files,
             writes: slab::Slab::new(),
+            fixed: Fixed::default(),
             sync_form: means.sync_form,
             actions: Vec::new(),
             taken: Vec::new(),
@@ -232,14 +235,21 @@ impl LogCore {
 
     fn carry_out(&mut self, action: Action, ring: &mut Ring) {
         match action {
-            Action::WriteLog(write) => {
-                let Some(fd) = write.file.raw_fd() else { fatal("the log's file has no descriptor") };
-                let (offset, data, len) = (write.offset, write.buf.as_ptr(), write.len);
+            Action::WriteLog(mut write) => {
+                let Some(file) = self.fixed.file(ring, &write.file) else {
+                    fatal("the log's file has no descriptor")
+                };
+                let durable = DurableWrite {
+                    file,
+                    offset: write.offset,
+                    data: write.buf.as_ptr(),
+                    len: write.len as u32,
+                    buffer: self.fixed.buffer(ring, &mut write.buf, write.len),
+                };
                 let position = self.writes.insert(Flight { write, started: Instant::now() }) as u32;
                 // SAFETY: the buffer's memory does not move with its owner, which the slab keeps untouched until
                 // the completion.
-                let queued =
-                    unsafe { ring.write_durable(self.sync_form, position, fd, offset, data, len as u32) };
+                let queued = unsafe { ring.write_durable(self.sync_form, position, &durable) };
                 if let Err(error) = queued {
                     fatal(&format!("a log write could not be queued: {error}"));
                 }

@@ -2,6 +2,7 @@
 //! sockets and log writes.
 
 pub mod doorbell;
+pub mod fixed;
 pub mod logcore;
 pub mod mailbox;
 pub mod meter;

@@ -15,6 +15,10 @@ use super::uring::Ring;
 pub struct Sends {
     list: Vec<Send>,
     /// Messages that can be used again.
+    #[expect(
+        clippy::vec_box,
+        reason = "the boxes themselves are what is reused: the kernel has their addresses"
+    )]
     spare: Vec<Box<Message>>,
 }
 

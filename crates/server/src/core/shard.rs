@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use api::{ConnectionId, Connections, JobResult, Sink};
-use base::limits::CONNECTIONS_PER_SHARD;
+use base::limits::{CONNECTIONS_PER_SHARD, PREFACE_TIMEOUT_MS};
 use base::ring::{Consumer, Producer};
 use base::{CallToken, Millis};
 use mvcc::event::EventBatch;
@@ -123,6 +123,9 @@ struct Connection {
     /// `None` until the first bytes say what the client speaks.
     http2: Option<Box<net::Connection>>,
     first_bytes: Vec<u8>,
+    born_at: Millis,
+    /// Since the timers were looked at last.
+    flushed: bool,
     dirty: bool,
     /// Output is on its way through the ring; nothing may overtake it.
     sending: bool,
@@ -390,8 +393,21 @@ impl ShardCore {
     fn tick_connections(&mut self, ring: &mut Ring, now: Millis) {
         for slot in 0..self.slots.slots.len() as u32 {
             let Some(connection) = &mut self.slots.slots[slot as usize].connection else { continue };
-            let Some(http2) = &mut connection.http2 else { continue };
-            if connection.dead || http2.next_tick() > now {
+            if connection.dead {
+                continue;
+            }
+            let Some(http2) = &mut connection.http2 else {
+                // It never said what it speaks.
+                if now >= connection.born_at + PREFACE_TIMEOUT_MS {
+                    self.disconnected(ring, slot, now);
+                    self.reap(slot);
+                }
+                continue;
+            };
+            if !std::mem::take(&mut connection.flushed) {
+                http2.output().shrink();
+            }
+            if http2.next_tick() > now {
                 continue;
             }
             if http2.tick(now, &mut self.shard.calls(now)).is_err() {
@@ -399,7 +415,6 @@ impl ShardCore {
             }
             self.slots.mark_dirty(slot);
         }
-        let _ = ring;
     }
 
     // --- connections coming and going ---
@@ -449,6 +464,8 @@ impl ShardCore {
             socket: Socket { fd, sent_bytes: 0 },
             http2: None,
             first_bytes: Vec::new(),
+            born_at: self.ticked_at,
+            flushed: false,
             dirty: false,
             sending: false,
             blocked: false,
@@ -645,6 +662,7 @@ impl ShardCore {
         let entry = &mut self.slots.slots[slot as usize];
         let Some(connection) = &mut entry.connection else { return 0 };
         connection.dirty = false;
+        connection.flushed = true;
         let Some(http2) = &mut connection.http2 else {
             if connection.closing {
                 self.disconnected(ring, slot, now);

@@ -101,6 +101,24 @@ pub struct Completion {
     pub more: bool,
 }
 
+/// A file of this process, or one that the ring knows by its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Open(RawFd),
+    Registered(u32),
+}
+
+/// See [`Ring::write_durable`].
+#[derive(Clone, Copy, Debug)]
+pub struct DurableWrite {
+    pub file: Target,
+    pub offset: u64,
+    pub data: *const u8,
+    pub len: u32,
+    /// The registered buffer that `data` begins.
+    pub buffer: Option<u16>,
+}
+
 pub struct Ring {
     ring: IoUring,
     buffers: Option<Buffers>,
@@ -200,34 +218,70 @@ impl Ring {
         self.push(opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).multi(true).build(), Tag::Wake);
     }
 
+    /// Makes room for `files` registered files and `buffers` registered buffers. Once.
+    pub fn make_tables(&mut self, files: u32, buffers: u32) -> io::Result<()> {
+        self.ring.submitter().register_files_sparse(files)?;
+        self.ring.submitter().register_buffers_sparse(buffers)
+    }
+
+    /// The kernel keeps this file at hand, in place of the one at `slot`.
+    pub fn register_file(&mut self, slot: u32, fd: RawFd) -> io::Result<()> {
+        self.ring.submitter().register_files_update(slot, &[fd]).map(drop)
+    }
+
+    /// The kernel keeps the pages of `data[..len]` at hand, in place of those at `slot`.
+    ///
+    /// # Safety
+    /// A write that names `slot` must be from memory that has stayed allocated since this call.
+    pub unsafe fn register_buffer(&mut self, slot: u16, data: *mut u8, len: usize) -> io::Result<()> {
+        let buffer = libc::iovec { iov_base: data.cast(), iov_len: len };
+        // SAFETY: the caller's promise.
+        unsafe { self.ring.submitter().register_buffers_update(u32::from(slot), &[buffer], None) }
+    }
+
     /// A durable write: by RWF_DSYNC in one, or as a write with a linked fdatasync.
     ///
     /// # Safety
-    /// `data` must stay valid and unchanged until the [`Tag::Log`] completion of `position` has been seen.
+    /// `data` must stay valid and unchanged until the [`Tag::Log`] completion of `position` has been seen, and lie
+    /// in the registered buffer if one is named.
     pub unsafe fn write_durable(
         &mut self,
         form: SyncForm,
         position: u32,
-        fd: RawFd,
-        offset: u64,
-        data: *const u8,
-        len: u32,
+        write: &DurableWrite,
     ) -> io::Result<()> {
-        let write = opcode::Write::new(Fd(fd), data, len).offset(offset);
-        match form {
-            SyncForm::DsyncWrite => {
-                self.push(write.rw_flags(libc::RWF_DSYNC).build(), Tag::Log { position });
-                Ok(())
+        let DurableWrite { file, offset, data, len, buffer } = *write;
+        let flags = if form == SyncForm::DsyncWrite { libc::RWF_DSYNC } else { 0 };
+        let write = match (file, buffer) {
+            (Target::Registered(slot), Some(buffer)) => {
+                opcode::WriteFixed::new(types::Fixed(slot), data, len, buffer)
+                    .offset(offset)
+                    .rw_flags(flags)
+                    .build()
             }
-            SyncForm::WriteThenSync => {
-                let write = write.build().flags(squeue::Flags::IO_LINK);
-                let sync = opcode::Fsync::new(Fd(fd)).flags(types::FsyncFlags::DATASYNC).build();
-                self.push_pair([
-                    write.user_data(Tag::LogPart { position }.pack()),
-                    sync.user_data(Tag::Log { position }.pack()),
-                ])
+            (Target::Registered(slot), None) => {
+                opcode::Write::new(types::Fixed(slot), data, len).offset(offset).rw_flags(flags).build()
             }
+            (Target::Open(fd), Some(buffer)) => {
+                opcode::WriteFixed::new(Fd(fd), data, len, buffer).offset(offset).rw_flags(flags).build()
+            }
+            (Target::Open(fd), None) => {
+                opcode::Write::new(Fd(fd), data, len).offset(offset).rw_flags(flags).build()
+            }
+        };
+        if form == SyncForm::DsyncWrite {
+            self.push(write, Tag::Log { position });
+            return Ok(());
         }
+        let datasync = types::FsyncFlags::DATASYNC;
+        let sync = match file {
+            Target::Registered(slot) => opcode::Fsync::new(types::Fixed(slot)).flags(datasync).build(),
+            Target::Open(fd) => opcode::Fsync::new(Fd(fd)).flags(datasync).build(),
+        };
+        self.push_pair([
+            write.flags(squeue::Flags::IO_LINK).user_data(Tag::LogPart { position }.pack()),
+            sync.user_data(Tag::Log { position }.pack()),
+        ])
     }
 
     /// A linked pair must not be torn apart by a full queue.

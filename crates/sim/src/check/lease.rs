@@ -369,15 +369,26 @@ impl Lease<'_> {
         }
     }
 
+    /// Whether a renewal may be of a lease that took the id after the expiry: one grant made the lease that expired,
+    /// another one the lease that was renewed.
+    fn may_be_of_next(&self, renewal: &Promise, revision: i64, born: u64, seen: Moment) -> bool {
+        let lost = |grant: &Grant| grant.revision == i64::MAX;
+        let after = |grant: &Grant| {
+            grant.revision >= revision && grant.when.end > born && grant.when.call < renewal.when.end
+        };
+        let before =
+            |grant: &Grant| (grant.revision < revision || lost(grant)) && grant.when.call < seen.step;
+        let grants = || self.grants.iter().enumerate();
+        let mut later = grants().filter(|(_, grant)| after(grant));
+        later.any(|(next, _)| grants().any(|(this, grant)| this != next && before(grant)))
+    }
+
     fn check_expiry(&self, id: LeaseId, revision: i64, born: u64, seen: Moment) -> Result<(), Finding> {
         let made = self.promises.partition_point(|promise| promise.when.call < seen.step);
         for promise in self.promises[..made].iter().rev().take(LOOKED_AT) {
-            // Not one of the lease that took its id afterwards.
             let of_this = match promise.granted_at {
                 Some(at) => at < revision,
-                None => !self.grants.iter().any(|grant| {
-                    grant.revision >= revision && grant.when.end > born && grant.when.call < promise.when.end
-                }),
+                None => !self.may_be_of_next(promise, revision, born, seen),
             };
             let revoked = self.may_be_revoked(promise.when.call, seen.step);
             if of_this && !revoked && promise.until_us > seen.at_us {
@@ -408,7 +419,7 @@ impl Lease<'_> {
             (Claim::Gone, _) if until_us > end_us => {
                 found!(LeaseEarly, end, "{op}: lease {id} lives until {until_us}us")
             }
-            (Claim::Alive, None) if is_gone => found!(Refusal, end, "{op}: lease {id} was gone"),
+            (Claim::Alive, None) if is_gone => found!(WrongRefusal, end, "{op}: lease {id} was gone"),
             (Claim::Alive | Claim::Left { .. }, _) if is_gone => {
                 found!(LeaseGone, end, "{op}: lease {id} was gone")
             }

@@ -296,6 +296,14 @@ impl<'h> Replay<'h> {
             if !fits {
                 continue;
             }
+            if self.summary.lost > 0 && signs.is_none_or(|signs| !signs.whole) {
+                let step = op.end_step();
+                return found!(
+                    RevisionGap,
+                    step,
+                    "{op}: whether it made revision {revision}, or a lost call did, was not seen"
+                );
+            }
             if let Some(other) = owner.replace(number) {
                 let other = &self.history.operations[other];
                 return found!(RevisionReused, op.end_step(), "{op}: the same revision was given to {other}");
@@ -554,7 +562,7 @@ fn check_refusal(op: &Operation, timeline: &Timeline) -> Result<(), Finding> {
         Refusal::KeyNotFound => keeps && was_absent(op, timeline),
         Refusal::LeaseNotFound | Refusal::LeaseExists | Refusal::Other(_) => true,
     };
-    if justified { Ok(()) } else { found!(Refusal, end, "{op}: there was no reason") }
+    if justified { Ok(()) } else { found!(WrongRefusal, end, "{op}: there was no reason") }
 }
 
 /// Whether a key that was to keep its value or lease may have been absent while the operation was under way.

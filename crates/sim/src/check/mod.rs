@@ -50,7 +50,7 @@ pub enum Rule {
     /// What a read answered is not the state that its header names.
     ReadState,
     /// A refusal for which there was no reason.
-    Refusal,
+    WrongRefusal,
     /// A compaction that was undone, or was accepted twice; a read below it that was served.
     Compaction,
     /// A dump of the history is not what was acknowledged.

@@ -174,7 +174,8 @@ impl<'w, 'h> Follow<'w, 'h> {
             Heard::StreamProgress(revision) => *revision,
             Heard::Created(_) | Heard::CancelSent => 0,
         });
-        let settled = settled.filter(|_| watcher.open).map_or(0, |(_, revision)| revision);
+        let settled = settled.filter(|_| watcher.open);
+        let (settled_step, settled) = settled.map_or((0, 0), |(at, revision)| (at.step, revision));
         let to = told.max().unwrap_or(0).max(settled);
         let expected = expected(watcher.create, from, to, timeline);
         let mut follow = Follow {
@@ -192,7 +193,7 @@ impl<'w, 'h> Follow<'w, 'h> {
         }
         match follow.next() {
             Some(next) if next.revision <= settled => {
-                let step = watcher.heard.last().map_or(0, |(at, _)| at.step);
+                let step = settled_step;
                 let (revision, kv) = (next.revision, &next.kv);
                 let create = watcher.create;
                 if follow.delivered == 0 && revision <= follow.created {

@@ -3,6 +3,10 @@
 //! A process can end in four ways: in order, by a kill (the disk keeps what it was given), by an I/O error (law 8), or
 //! with the power, when the disk decides what of the unsynced survives. Whatever the way, the next start must come up
 //! with everything that was acknowledged, unless an error was injected into it.
+//!
+//! After an I/O error the machine loses its power too before the next start ("check the disk, then start again"): a
+//! sync that failed leaves contents that can be read and will never be durable, and no program that reads them back
+//! can tell.
 
 use std::sync::Arc;
 
@@ -40,8 +44,8 @@ pub(super) struct Member {
     starting: bool,
     /// The power went, or goes at an operation that was chosen.
     halting: bool,
-    /// The next start may be refused: an error was put in its way.
-    excused: bool,
+    /// A read of the next start fails: which.
+    spoiled_read: Option<u64>,
 }
 
 /// How a process ends from outside.
@@ -79,7 +83,7 @@ impl Member {
             random,
             starting: false,
             halting: false,
-            excused: false,
+            spoiled_read: None,
         }
     }
 
@@ -117,12 +121,20 @@ impl Member {
         let files = ProcessFiles::new(self.files.clone(), self.id, Random::new(self.random.next_u64()));
         self.apply_ailment(Some(&files));
         let boot = self.random.next_u64();
+        let spoiled = self.spoiled_read.take();
+        if let Some(after) = spoiled {
+            self.files.fail_read_at(self.files.reads() + after);
+        }
         let opened = replica::open(Arc::new(files.clone()), start_options(sizes, boot));
         let (io_errors, no_space) = files.errors_met();
         env.coverage.add(Mechanism::IoError, io_errors);
-        let excused = std::mem::take(&mut self.excused) || io_errors + no_space > 0;
+        self.files.fail_read_at(u64::MAX);
+        let excused = spoiled.is_some() || io_errors + no_space > 0;
         match opened {
-            Ok((replica, report)) => {
+            Ok((mut replica, report)) => {
+                if sizes.shared_core {
+                    replica.share_thread();
+                }
                 trace::note(What::Started {
                     member: self.id,
                     applied: report.applied,
@@ -144,6 +156,8 @@ impl Member {
                 files.end();
                 if self.files.halted() {
                     env.coverage.one(Mechanism::PowerLossInStart);
+                    self.lose_power(env);
+                } else if io_errors > 0 {
                     self.lose_power(env);
                 } else if excused || self.ailment.free_bytes > 0 {
                     self.start_soon(env);
@@ -173,7 +187,7 @@ impl Member {
             process.abandon_writes(env);
             process.files.end();
             env.network.node_ended(env.now_us, self.node(), blow == Blow::Power);
-            if blow == Blow::Power {
+            if matches!(blow, Blow::Power | Blow::Error) {
                 self.lose_power(env);
             }
             // Not before the crash was made: closing files forgets what only handles hold.
@@ -252,11 +266,18 @@ impl Member {
         PLENTY_BYTES - free
     }
 
-    /// A read of the next start fails.
+    /// Some read of the next start fails.
     pub fn spoil_read(&mut self, after: u64) {
         if self.process.is_none() {
-            self.files.fail_read_at(self.files.reads() + after);
-            self.excused = true;
+            self.spoiled_read = Some(after);
+        }
+    }
+
+    /// After the faults: it runs, or is started.
+    pub fn recover(&mut self, env: &mut Env) {
+        match &mut self.process {
+            Some(process) => process.resume(env),
+            None => self.start_later(env, 1_000),
         }
     }
 
@@ -267,7 +288,7 @@ impl Member {
             self.files.halt_at(u64::MAX);
             self.halting = false;
         }
-        self.files.fail_read_at(u64::MAX);
+        self.spoiled_read = None;
     }
 }
 

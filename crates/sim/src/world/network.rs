@@ -84,25 +84,59 @@ const FINDS_OUT_US: (u64, u64) = (200_000, 30_000_000);
 /// Something that reaches a node.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Delivery<M> {
-    Message { from: Node, to: Node, message: M },
+    Message {
+        from: Node,
+        to: Node,
+        message: M,
+    },
     /// Somebody opened a connection to this node.
-    Opened { connection: ConnectionId, node: Node },
+    Opened {
+        connection: ConnectionId,
+        node: Node,
+    },
     /// There is something to [`Network::read`].
-    Readable { connection: ConnectionId, side: Side, node: Node },
+    Readable {
+        connection: ConnectionId,
+        side: Side,
+        node: Node,
+    },
     /// There is room again for [`Network::write`].
-    Writable { connection: ConnectionId, side: Side, node: Node },
+    Writable {
+        connection: ConnectionId,
+        side: Side,
+        node: Node,
+    },
     /// The connection is over for this side: it is forgotten.
-    Ended { connection: ConnectionId, side: Side, node: Node },
+    Ended {
+        connection: ConnectionId,
+        side: Side,
+        node: Node,
+    },
 }
 
 enum Flight<M> {
-    Message { from: Node, to: Node, message: M },
-    Open { connection: ConnectionId },
+    Message {
+        from: Node,
+        to: Node,
+        message: M,
+    },
+    Open {
+        connection: ConnectionId,
+    },
     /// The first segment of a direction may have arrived.
-    Segment { connection: ConnectionId, from: Side },
+    Segment {
+        connection: ConnectionId,
+        from: Side,
+    },
     /// A side finds out that the connection broke.
-    End { connection: ConnectionId, to: Side },
-    Room { connection: ConnectionId, side: Side },
+    End {
+        connection: ConnectionId,
+        to: Side,
+    },
+    Room {
+        connection: ConnectionId,
+        side: Side,
+    },
 }
 
 struct Segment {
@@ -296,7 +330,8 @@ impl<M: Clone> Network<M> {
         };
         for part in [&bytes[..cut], &bytes[cut..]] {
             if !part.is_empty() {
-                self.connections.get_mut(&id).expect("it was there").pipes[side as usize].unread += part.len();
+                self.connections.get_mut(&id).expect("it was there").pipes[side as usize].unread +=
+                    part.len();
                 self.append(now_us, id, side, Some(part.to_vec()));
             }
         }
@@ -449,7 +484,8 @@ impl<M: Clone> Network<M> {
             return None;
         }
         // One that is held up holds up all behind it.
-        let first = connection.pipes[from as usize].segments.front_mut().filter(|first| first.at_us <= now_us)?;
+        let first =
+            connection.pipes[from as usize].segments.front_mut().filter(|first| first.at_us <= now_us)?;
         // Without the way back nothing is acknowledged, which holds up a connection as well.
         if self.cuts.contains(&nodes) || self.cuts.contains(&(nodes.1, nodes.0)) {
             self.counts.stalled += 1;
@@ -491,7 +527,11 @@ mod tests {
     }
 
     /// Sends numbers between three nodes, one every millisecond; what arrived where, in order.
-    fn chatter(network: &mut Network<u32>, from_us: u64, numbers: std::ops::Range<u32>) -> Vec<(u64, Node, u32)> {
+    fn chatter(
+        network: &mut Network<u32>,
+        from_us: u64,
+        numbers: std::ops::Range<u32>,
+    ) -> Vec<(u64, Node, u32)> {
         let mut arrived = Vec::new();
         let mut now_us = from_us;
         for number in numbers {
@@ -516,12 +556,8 @@ mod tests {
         numbers.sort_unstable();
         assert_eq!(numbers, (0..400).collect::<Vec<_>>());
 
-        let quality = Quality {
-            delay_us: (100, 50_000),
-            loss_one_in: 10,
-            replay_one_in: 10,
-            ..Quality::default()
-        };
+        let quality =
+            Quality { delay_us: (100, 50_000), loss_one_in: 10, replay_one_in: 10, ..Quality::default() };
         let mut bad = network(2, quality);
         let arrived = chatter(&mut bad, 0, 0..400);
         let counts = bad.counts();

@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use base::Millis;
 use base::ring::{Consumer, Producer, ring};
-use base::{CallToken, Millis};
 use replica::{Action, Note, Replica};
 
 use super::coverage::Mechanism;
@@ -22,6 +22,7 @@ use super::shard::{ShardCore, ToShard};
 use super::trace::{self, What};
 use super::witness::Witness;
 use super::{Env, Event};
+use crate::history;
 
 /// Events taken from one shard per turn.
 const EVENTS_PER_TURN: usize = 64;
@@ -201,6 +202,14 @@ impl Process {
 
     pub fn pause(&mut self, until_us: u64) {
         self.paused_until_us = self.paused_until_us.max(until_us);
+    }
+
+    /// A pause ends.
+    pub fn resume(&mut self, env: &mut Env) {
+        self.paused_until_us = env.now_us;
+        for core in 0..self.cores.len() {
+            self.wake(env, core);
+        }
     }
 
     /// The process's own clock, microseconds, and as the server counts it in milliseconds.
@@ -402,6 +411,10 @@ impl Process {
             Note::BecameLeader { term } => ("leads", *term as i64),
             Note::CompactionScheduled { revision } => {
                 coverage.one(Mechanism::Compaction);
+                let automatic = !matches!(self.sizes.auto_compaction, replica::AutoCompaction::Off);
+                if automatic {
+                    self.record_compaction(env, *revision);
+                }
                 ("compaction", *revision)
             }
             Note::CompactionFinished { revision } => {
@@ -426,6 +439,19 @@ impl Process {
             Note::NoRoomOnDisk { wanted_bytes } => ("no room on disk", *wanted_bytes as i64),
         };
         trace::note(What::Note { member: self.member, note: text, number });
+    }
+
+    /// A compaction that the member may have asked for itself: somebody nobody knows asked for it, some time before.
+    fn record_compaction(&mut self, env: &mut Env, revision: i64) {
+        const NOBODY: u32 = u32::MAX;
+        let request = history::Request::Compact { revision };
+        let asked = env.history.operations.iter().rev().any(|operation| operation.request == request);
+        if !asked {
+            env.coverage.one(Mechanism::AutoCompaction);
+            let at_us = env.history_us();
+            let op = env.history.call(NOBODY, self.member, at_us, request);
+            env.history.lost(op, at_us);
+        }
     }
 
     /// Something for the log core or a shard, put where it looks.
@@ -533,16 +559,4 @@ impl Process {
     pub fn snapshot(&self) -> tree::Snapshot {
         self.witness.snapshot()
     }
-
-    pub fn open_calls(&self) -> usize {
-        self.shards.iter().map(|shard| shard.shard.open_calls()).sum()
-    }
-
-    /// Whether clients are still connected.
-    pub fn connections(&self) -> usize {
-        self.shards.iter().map(ShardCore::connections).sum()
-    }
 }
-
-/// Whom a result belongs to.
-pub(super) type Waiting = (u16, CallToken);

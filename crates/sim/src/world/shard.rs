@@ -56,6 +56,8 @@ struct Connection {
     dirty: bool,
     /// The socket takes nothing more for now.
     blocked: bool,
+    /// Since the timers were looked at last.
+    flushed: bool,
     /// Flush what is left, then close.
     closing: bool,
     /// The client is gone.
@@ -160,6 +162,7 @@ impl ShardCore {
             sending: None,
             dirty: false,
             blocked: false,
+            flushed: false,
             closing: self.draining,
             ended: false,
         });
@@ -293,7 +296,13 @@ impl ShardCore {
     fn tick_connections(&mut self, now: Millis) {
         for slot in 0..self.slots.slots.len() as u32 {
             let Some(connection) = &mut self.slots.slots[slot as usize].connection else { continue };
-            if connection.ended || connection.http2.next_tick() > now {
+            if connection.ended {
+                continue;
+            }
+            if !std::mem::take(&mut connection.flushed) {
+                connection.http2.output().shrink();
+            }
+            if connection.http2.next_tick() > now {
                 continue;
             }
             if connection.http2.tick(now, &mut self.shard.calls(now)).is_err() {
@@ -313,10 +322,11 @@ impl ShardCore {
         while let Some(slot) = self.slots.dirty.pop() {
             let Some(connection) = &mut self.slots.slots[slot as usize].connection else { continue };
             connection.dirty = false;
+            connection.flushed = true;
             if connection.sending.is_some() || connection.ended {
                 continue;
             }
-            if self.flush_connection(env, slot) {
+            if self.flush_connection(env, slot, now) {
                 let Some(connection) = &mut self.slots.slots[slot as usize].connection else { continue };
                 env.network.close(env.now_us, connection.id, Side::Acceptor);
                 connection.http2.disconnected(&mut self.shard.calls(now));
@@ -326,7 +336,7 @@ impl ShardCore {
     }
 
     /// True when the connection is over.
-    fn flush_connection(&mut self, env: &mut Env, slot: u32) -> bool {
+    fn flush_connection(&mut self, env: &mut Env, slot: u32, now: Millis) -> bool {
         let Some(connection) = &mut self.slots.slots[slot as usize].connection else { return false };
         let Connection { id, http2, socket, sending, blocked, closing, .. } = connection;
         loop {
@@ -334,6 +344,9 @@ impl ShardCore {
             http2.outbound().drain_writable(&mut self.streams);
             for &stream in &self.streams {
                 self.shard.writable(http2.outbound(), socket, stream);
+            }
+            if http2.outbound().has_resumed() {
+                http2.resume(&mut self.shard.calls(now));
             }
             if *blocked || http2.output().is_empty() {
                 break;

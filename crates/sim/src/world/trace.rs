@@ -15,30 +15,111 @@ const TAIL: usize = 400;
 /// One thing that happened.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(super) enum What {
-    Turn { member: u32, core: u8 },
-    LogPiece { member: u32, seq: u64, block: u64 },
-    LogWritten { member: u32, seq: u64, bytes: u64 },
-    JobBegins { member: u32, job: &'static str },
-    JobEnds { member: u32, job: &'static str, well: bool },
+    Turn {
+        member: u32,
+        core: u8,
+    },
+    LogPiece {
+        member: u32,
+        seq: u64,
+        block: u64,
+    },
+    LogWritten {
+        member: u32,
+        seq: u64,
+        bytes: u64,
+    },
+    JobBegins {
+        member: u32,
+        job: &'static str,
+    },
+    JobEnds {
+        member: u32,
+        job: &'static str,
+        well: bool,
+    },
     /// Another thread gets the processor in the midst of a job.
-    Between { operation: u64 },
-    Published { member: u32, revision: i64, applied: u64 },
-    Note { member: u32, note: &'static str, number: i64 },
-    Start { member: u32, life: u32 },
-    Started { member: u32, applied: u64, replayed: u64 },
-    StartFailed { member: u32 },
-    Ended { member: u32, how: &'static str },
-    Fault { fault: &'static str, number: u64 },
-    Disk { member: u32, fault: &'static str, operation: u64 },
-    Opened { connection: u64 },
-    Arrived { connection: u64, bytes: u64 },
-    Closed { connection: u64, client: u32 },
-    Call { client: u32, what: &'static str, op: u64 },
-    Answer { client: u32, what: &'static str, op: u64, revision: i64 },
-    Failed { client: u32, what: &'static str, op: u64, code: u8 },
-    Lost { client: u32, what: &'static str, op: u64 },
-    Watch { client: u32, stream: u64, watch_id: i64, revision: i64, events: u64 },
-    Phase { phase: &'static str },
+    Between {
+        operation: u64,
+    },
+    Published {
+        member: u32,
+        revision: i64,
+        applied: u64,
+    },
+    Note {
+        member: u32,
+        note: &'static str,
+        number: i64,
+    },
+    Start {
+        member: u32,
+        life: u32,
+    },
+    Started {
+        member: u32,
+        applied: u64,
+        replayed: u64,
+    },
+    StartFailed {
+        member: u32,
+    },
+    Ended {
+        member: u32,
+        how: &'static str,
+    },
+    Fault {
+        fault: &'static str,
+        number: u64,
+    },
+    Disk {
+        member: u32,
+        fault: &'static str,
+        operation: u64,
+    },
+    Opened {
+        connection: u64,
+    },
+    Arrived {
+        connection: u64,
+        bytes: u64,
+    },
+    Closed {
+        connection: u64,
+        client: u32,
+    },
+    Call {
+        client: u32,
+        what: &'static str,
+        op: u64,
+    },
+    Answer {
+        client: u32,
+        what: &'static str,
+        op: u64,
+        revision: i64,
+    },
+    Failed {
+        client: u32,
+        what: &'static str,
+        op: u64,
+        code: u8,
+    },
+    Lost {
+        client: u32,
+        what: &'static str,
+        op: u64,
+    },
+    Watch {
+        client: u32,
+        stream: u64,
+        watch_id: i64,
+        revision: i64,
+        events: u64,
+    },
+    Phase {
+        phase: &'static str,
+    },
 }
 
 /// A hasher whose result is the same on every machine and in every version: FNV-1a over words.

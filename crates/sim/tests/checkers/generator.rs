@@ -2,12 +2,13 @@
 //! executions and answers a seed interleaves.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use base::Random;
 use sim::check::lease::Clocks;
 use sim::history::*;
 
-use crate::server::{Flaw, Server, inside};
+use crate::server::{Flaw, Map, Server, inside};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -20,6 +21,8 @@ pub struct Options {
     pub losses: bool,
     pub deletes: bool,
     pub revokes: bool,
+    /// The dump at the end begins with the history, whatever was compacted.
+    pub dump_all: bool,
     pub flaw: Option<Flaw>,
 }
 
@@ -33,8 +36,19 @@ impl Options {
             losses: seed % 5 > 0,
             deletes: true,
             revokes: true,
+            dump_all: seed % 2 > 0,
             flaw: None,
         }
+    }
+
+    /// For mutations: every revision can be told from the dump.
+    pub fn dumped(seed: u64) -> Options {
+        Options { dump_all: true, ..Options::of_seed(seed) }
+    }
+
+    /// No call is lost, so that none explains what was changed.
+    pub fn lossless(seed: u64) -> Options {
+        Options { crashes: false, losses: false, ..Options::dumped(seed) }
     }
 
     /// As a flaw needs it to be found without fail: what may explain it otherwise does not happen.
@@ -47,16 +61,23 @@ impl Options {
             losses: false,
             deletes: !in_time,
             revokes: !in_time,
+            dump_all: true,
             flaw: Some(flaw),
             ..Options::of_seed(seed)
         }
     }
 }
 
+#[derive(Clone)]
 pub struct Run {
     pub history: History,
     pub clocks: Clocks,
+    /// The flaw did its harm.
     pub struck: bool,
+    /// What really happened: the state at each revision from 1 on, and every event.
+    pub states: Vec<Rc<Map>>,
+    pub log: Vec<Event>,
+    pub now_us: u64,
 }
 
 struct Call {
@@ -125,7 +146,14 @@ pub fn run(options: Options) -> Run {
     }
     world.settle();
     let clocks = Clocks { drift_ppm: 0, slack_us: 0, min_ttl_s: 2, late_us: Some(0) };
-    Run { struck: world.struck || world.server.struck, history: world.history, clocks }
+    Run {
+        struck: world.struck || world.server.struck,
+        history: world.history,
+        clocks,
+        states: world.server.states,
+        log: world.server.log,
+        now_us: world.now_us,
+    }
 }
 
 impl World {
@@ -819,7 +847,7 @@ impl World {
             }
         }
         self.hash();
-        let first = if self.random.one_in(2) { 2 } else { self.server.compacted.max(1) + 1 };
+        let first = if self.options.dump_all { 2 } else { self.server.compacted.max(1) + 1 };
         let log = self.server.log.iter().filter(|event| event.kv.modified >= first);
         let events = log.map(|event| Event { prev: None, ..event.clone() }).collect();
         self.history.dump(self.now_us, first, newest, events);

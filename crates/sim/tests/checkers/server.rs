@@ -212,32 +212,13 @@ impl Server {
         DeleteAnswer { revision: self.now(), deleted, prevs }
     }
 
-    pub fn range_in(&self, map: &Map, range: &Range, header: i64) -> RangeAnswer {
-        let inside = map.iter().filter(|(key, _)| inside(key, &range.key, &range.range_end));
-        let mut kvs: Vec<Kv> = inside.map(|(_, kv)| kv.clone()).collect();
-        let count = kvs.len() as i64;
-        if range.count_only {
-            return RangeAnswer { revision: header, kvs: Vec::new(), more: false, count };
-        }
-        let more = range.limit > 0 && count > range.limit;
-        if more {
-            kvs.truncate(range.limit as usize);
-        }
-        if range.keys_only {
-            for kv in &mut kvs {
-                (kv.value, kv.lease) = (Bytes::default(), 0);
-            }
-        }
-        RangeAnswer { revision: header, kvs, more, count }
-    }
-
     /// A range at what `view` is the newest revision of.
     pub fn range(&self, range: &Range, view: i64) -> Result<RangeAnswer, Refusal> {
         match range.revision {
             asked if asked > view => Err(Refusal::FutureRevision),
             asked if asked > 0 && asked < self.compacted => Err(Refusal::Compacted),
-            asked if asked > 0 => Ok(self.range_in(self.state(asked), range, view)),
-            _ => Ok(self.range_in(self.state(view), range, view)),
+            asked if asked > 0 => Ok(range_in(self.state(asked), range, view)),
+            _ => Ok(range_in(self.state(view), range, view)),
         }
     }
 
@@ -286,9 +267,9 @@ impl Server {
                         return Err(Refusal::Compacted);
                     }
                     let state = self.state(range.revision);
-                    OpAnswer::Range(self.range_in(state, range, self.now()))
+                    OpAnswer::Range(range_in(state, range, self.now()))
                 }
-                TxnOp::Range(range) => OpAnswer::Range(self.range_in(&self.map, range, self.now())),
+                TxnOp::Range(range) => OpAnswer::Range(range_in(&self.map, range, self.now())),
             });
         }
         Ok(TxnAnswer { revision: 0, succeeded, answers })
@@ -474,4 +455,24 @@ fn pair_holds(compare: &Compare, kv: &Kv) -> bool {
         Relation::Greater => ordering.is_gt(),
         Relation::Less => ordering.is_lt(),
     }
+}
+
+/// What a range answers over one state.
+pub fn range_in(map: &Map, range: &Range, header: i64) -> RangeAnswer {
+    let inside = map.iter().filter(|(key, _)| inside(key, &range.key, &range.range_end));
+    let mut kvs: Vec<Kv> = inside.map(|(_, kv)| kv.clone()).collect();
+    let count = kvs.len() as i64;
+    if range.count_only {
+        return RangeAnswer { revision: header, kvs: Vec::new(), more: false, count };
+    }
+    let more = range.limit > 0 && count > range.limit;
+    if more {
+        kvs.truncate(range.limit as usize);
+    }
+    if range.keys_only {
+        for kv in &mut kvs {
+            (kv.value, kv.lease) = (Bytes::default(), 0);
+        }
+    }
+    RangeAnswer { revision: header, kvs, more, count }
 }

@@ -1,0 +1,146 @@
+//! The command line: runs seeds one after the other, says how it goes, and what was found.
+//!
+//! The only place of this crate that looks at a real clock: to compare it with the simulated one.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use crate::world::coverage::Coverage;
+use crate::world::{self, Outcome};
+
+/// Runs seeds of the simulated world.
+#[derive(Debug, Parser)]
+#[command(name = "sim", about = "Runs seeds of the simulated world and judges what its clients saw")]
+struct Arguments {
+    /// The first seed; drawn at random where absent.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many seeds, from the first on.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Print every step of each seed, and its history.
+    #[arg(long)]
+    trace: bool,
+    /// Go on after a finding.
+    #[arg(long)]
+    keep_going: bool,
+    /// Print what the seeds have exercised.
+    #[arg(long)]
+    coverage: bool,
+}
+
+/// A seed nobody chose.
+fn any_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // Differs from process to process; short, to be typed.
+    std::hash::RandomState::new().build_hasher().finish() >> 32
+}
+
+/// Sums over seeds.
+#[derive(Default)]
+struct Sums {
+    seeds: u64,
+    findings: u64,
+    simulated: Duration,
+    steps: u64,
+    operations: u64,
+    coverage: Coverage,
+}
+
+impl Sums {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.findings += u64::from(outcome.failure.is_some());
+        self.simulated += Duration::from_micros(outcome.simulated_us);
+        self.steps += outcome.steps;
+        self.operations += outcome.operations;
+        self.coverage += &outcome.coverage;
+    }
+}
+
+/// The program: 0 when nothing was found, 1 when something was.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let first = arguments.seed.unwrap_or_else(any_seed);
+    println!("seeds {first} to {}", first.saturating_add(arguments.seeds.saturating_sub(1)));
+    let started = Instant::now();
+    let mut shown = started;
+    let mut sums = Sums::default();
+    for seed in first..first.saturating_add(arguments.seeds) {
+        let outcome = world::run(seed, world::Options { print: arguments.trace, ..Default::default() });
+        sums.add(&outcome);
+        if outcome.failure.is_some() {
+            clear_progress();
+            report(&outcome);
+            if !arguments.keep_going {
+                break;
+            }
+        } else if arguments.seeds <= 20 {
+            println!(
+                "seed {seed}: hash {:016x}, {} operations in {} simulated seconds",
+                outcome.hash,
+                outcome.operations,
+                outcome.simulated_us / 1_000_000
+            );
+        }
+        if shown.elapsed() >= Duration::from_secs(1) {
+            shown = Instant::now();
+            progress(&sums, arguments.seeds, started.elapsed());
+        }
+    }
+    clear_progress();
+    let took = started.elapsed();
+    println!(
+        "{} seeds in {:.1} s: {} findings; {:.1} simulated hours, {:.0} to 1; {} operations, {} steps",
+        sums.seeds,
+        took.as_secs_f64(),
+        sums.findings,
+        sums.simulated.as_secs_f64() / 3600.0,
+        sums.simulated.as_secs_f64() / took.as_secs_f64(),
+        sums.operations,
+        sums.steps
+    );
+    if arguments.coverage {
+        print!("{}", sums.coverage);
+    }
+    if sums.findings > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn progress(sums: &Sums, seeds: u64, took: Duration) {
+    let line = format!(
+        "{} of {seeds} seeds, {} findings, {:.1} seeds a second, {:.0} to 1",
+        sums.seeds,
+        sums.findings,
+        sums.seeds as f64 / took.as_secs_f64(),
+        sums.simulated.as_secs_f64() / took.as_secs_f64()
+    );
+    if std::io::stdout().is_terminal() {
+        print!("\r{line}\x1b[K");
+        // Where nobody looks, nothing is lost.
+        let _ = std::io::stdout().flush();
+    } else if took.as_secs().is_multiple_of(10) {
+        println!("{line}");
+    }
+}
+
+fn clear_progress() {
+    if std::io::stdout().is_terminal() {
+        print!("\r\x1b[K");
+    }
+}
+
+fn report(outcome: &Outcome) {
+    let Some(failure) = &outcome.failure else { return };
+    println!("seed {} FAILED at step {}, {} us:", outcome.seed, outcome.steps, outcome.simulated_us);
+    for line in &outcome.tail {
+        println!("    {line}");
+    }
+    println!("seed {}: {failure}", outcome.seed);
+    println!(
+        "seed {}: hash {:016x}; again with: sim -- --seed {} --trace",
+        outcome.seed, outcome.hash, outcome.seed
+    );
+}

@@ -1,0 +1,325 @@
+//! A client of the simulated world: connections over the simulated network, the real client half of HTTP/2, and a
+//! record of everything that it was told.
+//!
+//! - A call whose connection breaks, or that the client gives up, has an unknown outcome: that is what the history
+//!   says of it.
+//! - A watch that ends with its connection is taken up again behind the last event (`watches`).
+//! - A client can be slow: it leaves what arrives where it is, until everything up to the server's queues is full.
+
+mod calls;
+mod watches;
+mod workload;
+
+use std::collections::BTreeMap;
+
+use base::Random;
+use net::client::{Answers, ClientConnection};
+
+use self::calls::Call;
+use self::watches::Stream;
+use super::coverage::Mechanism;
+use super::network::{ConnectionId, Node, Side};
+use super::queue::magnitude;
+use super::trace::{self, What};
+use super::{Env, Event};
+
+pub(super) use self::workload::Ask;
+
+/// Something that a client wants to be woken for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Timer {
+    /// The next operation.
+    Next,
+    /// A link may be tried again.
+    Reconnect { link: usize },
+    /// A call has taken long enough.
+    GiveUp { connection: ConnectionId, stream: u32 },
+    /// A slow reader wakes up.
+    Read { link: usize },
+    /// Something is done with watch streams.
+    Watch,
+}
+
+/// One connection to the member.
+struct Link {
+    id: ConnectionId,
+    http: ClientConnection,
+    /// It is not read before this.
+    slow_until_us: u64,
+}
+
+/// What came of received bytes.
+enum Arrival {
+    Message(u32, Vec<u8>),
+    Finished(u32, u8, String),
+    Reset(u32),
+}
+
+#[derive(Default)]
+struct Arrivals(Vec<Arrival>);
+
+impl Answers for Arrivals {
+    fn message(&mut self, stream: u32, message: &[u8]) {
+        self.0.push(Arrival::Message(stream, message.to_vec()));
+    }
+
+    fn finished(&mut self, stream: u32, code: u8, message: &str) {
+        self.0.push(Arrival::Finished(stream, code, message.to_owned()));
+    }
+
+    fn reset(&mut self, stream: u32, _: net::ErrorCode) {
+        self.0.push(Arrival::Reset(stream));
+    }
+}
+
+/// What a client has learned, for the choice of what it asks next.
+#[derive(Default)]
+struct Knows {
+    revision: i64,
+    leases: Vec<i64>,
+    /// Values are numbered, so that each is one of its kind.
+    serial: u64,
+}
+
+/// Links: for calls, and for streams where they are apart.
+const LINKS: usize = 2;
+
+/// See the module's documentation.
+pub(super) struct Client {
+    pub id: u32,
+    /// Whom it asks.
+    member: u32,
+    links: [Option<Link>; LINKS],
+    reconnecting: [bool; LINKS],
+    calls: BTreeMap<(usize, u32), Call>,
+    streams: Vec<Stream>,
+    knows: Knows,
+    random: Random,
+    burst_left: u64,
+    streams_apart: bool,
+    /// It begins nothing more, and gives nothing up.
+    resting: bool,
+}
+
+impl Client {
+    pub fn new(env: &mut Env, id: u32, member: u32) -> Client {
+        let mut random = Random::new(env.random.next_u64());
+        let streams = watches::wanted(env, &mut random);
+        let client = Client {
+            id,
+            member,
+            links: [const { None }; LINKS],
+            reconnecting: [false; LINKS],
+            calls: BTreeMap::new(),
+            streams,
+            knows: Knows::default(),
+            random,
+            burst_left: 0,
+            streams_apart: env.profile.workload.streams_apart,
+            resting: false,
+        };
+        client.wake(env, 1, Timer::Next);
+        client.wake(env, 2, Timer::Watch);
+        client
+    }
+
+    fn node(&self) -> Node {
+        Node::Client(self.id)
+    }
+
+    fn wake(&self, env: &mut Env, after_us: u64, timer: Timer) {
+        env.at(env.now_us + after_us, Event::Client { client: self.id, timer });
+    }
+
+    pub fn timer(&mut self, env: &mut Env, timer: Timer) {
+        match timer {
+            Timer::Next => self.next(env),
+            Timer::Reconnect { link } => {
+                self.reconnecting[link] = false;
+                if link == self.stream_link() {
+                    self.tend_watches(env);
+                }
+            }
+            Timer::GiveUp { connection, stream } => self.give_up(env, connection, stream),
+            Timer::Read { link } => self.read(env, link),
+            Timer::Watch => {
+                self.stir_watches(env);
+                let after_us = magnitude(&mut self.random, 50_000, 20_000_000);
+                self.wake(env, after_us, Timer::Watch);
+            }
+        }
+    }
+
+    /// Asks for the next thing, or rests.
+    fn next(&mut self, env: &mut Env) {
+        let workload = env.profile.workload.clone();
+        if self.burst_left == 0 {
+            self.burst_left = 1 + self.random.below(workload.burst);
+            let after_us = magnitude(&mut self.random, workload.rest_us.0, workload.rest_us.1);
+            return self.wake(env, after_us, Timer::Next);
+        }
+        self.burst_left -= 1;
+        if !self.resting && self.unanswered() < workload.depth {
+            let ask = self.choose(env);
+            self.ask(env, ask);
+        }
+        let after_us = magnitude(&mut self.random, workload.think_us.0, workload.think_us.1);
+        self.wake(env, after_us, Timer::Next);
+    }
+
+    // --- links ---
+
+    /// The link that streams go over.
+    fn stream_link(&self) -> usize {
+        usize::from(self.streams_apart)
+    }
+
+    /// A link that is connected, or is being connected now; `None` while it must not be tried.
+    fn link(&mut self, env: &mut Env, link: usize) -> Option<&mut Link> {
+        if self.links[link].is_none() {
+            if self.reconnecting[link] {
+                return None;
+            }
+            let id = env.network.connect(env.now_us, self.node(), Node::Member(self.member));
+            trace::note(What::Opened { connection: id.0 });
+            let http = ClientConnection::with_window(env.profile.workload.window_bytes);
+            self.links[link] = Some(Link { id, http, slow_until_us: 0 });
+        }
+        self.links[link].as_mut()
+    }
+
+    /// Sends what a link has to send.
+    fn flush(&mut self, env: &mut Env, link: usize) {
+        let Some(Link { id, http, .. }) = &mut self.links[link] else { return };
+        let output = http.output();
+        if output.is_empty() {
+            return;
+        }
+        let mut slices = Vec::new();
+        output.gather(&mut slices);
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        output.consumed(bytes.len());
+        env.network.write(env.now_us, *id, Side::Opener, &bytes);
+    }
+
+    fn link_of(&self, id: ConnectionId) -> Option<usize> {
+        self.links.iter().position(|link| link.as_ref().is_some_and(|link| link.id == id))
+    }
+
+    /// There is something to read.
+    pub fn readable(&mut self, env: &mut Env, id: ConnectionId) {
+        if let Some(link) = self.link_of(id) {
+            self.read(env, link);
+        }
+    }
+
+    fn read(&mut self, env: &mut Env, link: usize) {
+        let Some(Link { id, http, slow_until_us }) = &mut self.links[link] else { return };
+        if env.now_us < *slow_until_us {
+            return;
+        }
+        let bytes = env.network.read(env.now_us, *id, Side::Opener);
+        let mut arrivals = Arrivals::default();
+        if let Err(why) = http.receive(&bytes, &mut arrivals) {
+            panic!("client {}: the server breaks HTTP/2: {why}", self.id);
+        }
+        let going_away = http.is_going_away();
+        for arrival in arrivals.0 {
+            self.arrived(env, link, arrival);
+        }
+        self.flush(env, link);
+        // The server ends in order: whoever has nothing under way goes elsewhere.
+        if going_away && !self.calls.keys().any(|(of, _)| *of == link) {
+            self.hang_up(env, link);
+        }
+    }
+
+    /// Does not read for a while.
+    pub fn dawdle(&mut self, env: &mut Env, for_us: u64) {
+        for link in 0..LINKS {
+            if let Some(slow) = &mut self.links[link] {
+                slow.slow_until_us = env.now_us + for_us;
+                self.wake(env, for_us, Timer::Read { link });
+            }
+        }
+    }
+
+    /// Closes a link by itself.
+    pub fn hang_up(&mut self, env: &mut Env, link: usize) {
+        if let Some(of) = &self.links[link] {
+            let id = of.id;
+            env.network.close(env.now_us, id, Side::Opener);
+            self.lost(env, link);
+        }
+    }
+
+    /// The connection is over.
+    pub fn ended(&mut self, env: &mut Env, id: ConnectionId) {
+        if let Some(link) = self.link_of(id) {
+            self.lost(env, link);
+        }
+    }
+
+    fn lost(&mut self, env: &mut Env, link: usize) {
+        let Some(Link { id, .. }) = self.links[link].take() else { return };
+        trace::note(What::Closed { connection: id.0, client: self.id });
+        let of_link = self.calls.split_off(&(link, 0));
+        let (of_link, others): (Vec<_>, Vec<_>) = of_link.into_iter().partition(|((of, _), _)| *of == link);
+        self.calls.extend(others);
+        for (_, call) in of_link {
+            self.call_lost(env, call);
+        }
+        let after_us = magnitude(&mut self.random, 1_000, 2_000_000);
+        self.reconnecting[link] = true;
+        self.wake(env, after_us, Timer::Reconnect { link });
+    }
+
+    fn arrived(&mut self, env: &mut Env, link: usize, arrival: Arrival) {
+        let stream = match &arrival {
+            Arrival::Message(stream, _) | Arrival::Finished(stream, ..) | Arrival::Reset(stream) => *stream,
+        };
+        // What was given up may still be answered.
+        let Some(call) = self.calls.remove(&(link, stream)) else { return };
+        let goes_on = match arrival {
+            Arrival::Message(_, bytes) => self.message(env, call, &bytes),
+            Arrival::Finished(_, code, text) => self.finished(env, call, code, &text),
+            Arrival::Reset(_) => {
+                self.call_lost(env, call);
+                None
+            }
+        };
+        if let Some(call) = goes_on {
+            self.calls.insert((link, stream), call);
+        }
+    }
+
+    /// Calls that wait for an answer, streams aside.
+    pub fn unanswered(&self) -> usize {
+        self.calls.values().map(Call::waiting).sum()
+    }
+
+    /// From now on it begins nothing more, and is patient.
+    pub fn rest(&mut self, env: &mut Env) {
+        self.resting = true;
+        for link in 0..LINKS {
+            if let Some(slow) = &mut self.links[link] {
+                slow.slow_until_us = 0;
+            }
+            self.read(env, link);
+        }
+    }
+
+    /// Keeps its watches alive.
+    pub fn tend(&mut self, env: &mut Env) {
+        self.tend_watches(env);
+    }
+
+    /// Connections, for faults.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionId> + '_ {
+        self.links.iter().flatten().map(|link| link.id)
+    }
+
+    fn count(&self, env: &mut Env, mechanism: Mechanism) {
+        env.coverage.one(mechanism);
+    }
+}
