@@ -8,30 +8,48 @@
 //!   combination, and each write may be torn at 512 B or 4 KiB ([`Keep`]).
 //! - After a failed sync the changes it should have covered are visible, and no later sync makes them durable: as
 //!   the kernel does it, and why law 8 forbids to retry.
+//! - Devices that err, lie or rot: see [`Fault`], [`ReadFault`] and [`Rot`]. How slow they are is for a world with a
+//!   clock: [`Latency`].
+//!
+//! A run can be recorded ([`SimFiles::record`]): then each of its operations leaves a [`Moment`], of which any number of
+//! crashes can be tried. A world is copied in the time of a few pointers.
 //!
 //! Must not read a clock or entropy: a crash is chosen by the caller, so that a seed replays it. Clones are handles
 //! to the same world.
 
 mod blocks;
+mod chunk;
 mod crash;
+mod fault;
+mod moment;
 mod world;
 
 pub use crash::{Keep, KeepSet};
-pub use world::Fault;
+pub use fault::{Fault, Latency, ReadFault, Rot, SECTOR};
+pub use moment::Moment;
 
 use std::io;
 use std::os::fd::RawFd;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use base::Random;
+
 use crate::error::named;
-use crate::{AlignedBuf, BLOCK, Chunk, DioAlignment, File, Files, OpenMode, assert_aligned, assert_name};
-use world::{Change, FileId, World};
+use crate::{BLOCK, Chunk, DioAlignment, File, Files, OpenMode, assert_aligned, assert_name};
+use blocks::Blocks;
+use chunk::SimChunk;
+use world::{Change, FileId, Inode, Record, World};
 
 /// A world of files. Cloning gives another handle to the same world; [`SimFiles::image`] gives a copy.
 #[derive(Clone)]
 pub struct SimFiles {
-    world: Arc<Mutex<World>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    world: World,
+    record: Record,
 }
 
 impl Default for SimFiles {
@@ -47,70 +65,118 @@ impl SimFiles {
     }
 
     fn of(world: World) -> SimFiles {
-        SimFiles { world: Arc::new(Mutex::new(world)) }
+        SimFiles { state: Arc::new(Mutex::new(State { world, record: Record::default() })) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    /// Does one operation, and notes it where the run is recorded.
+    fn with<T>(&self, operation: impl FnOnce(&mut World, &mut Record) -> T) -> T {
+        let State { world, record } = &mut *self.lock();
+        operation(world, record)
+    }
+
+    // --- crashes ---
 
     /// What a machine would find after a power loss now. `choose` is told how many changes are unsynced, oldest
     /// first, and says what becomes of each. The new world has no faults; this one is unchanged.
     pub fn crash(&self, choose: &mut dyn FnMut(usize) -> KeepSet) -> SimFiles {
-        let world = self.lock();
+        let world = &self.lock().world;
         let keep = choose(world.pending.len());
-        SimFiles::of(world.crashed(&keep))
+        SimFiles::of(world.crashed(&keep, None))
+    }
+
+    /// The same on a device that writes what it keeps in any order: of two writes to one place either may stay.
+    pub fn crash_reordered(&self, choose: &mut dyn FnMut(usize) -> KeepSet, random: &mut Random) -> SimFiles {
+        let world = &self.lock().world;
+        let keep = choose(world.pending.len());
+        SimFiles::of(world.crashed(&keep, Some(random)))
     }
 
     /// A copy of the world as it is, unsynced changes included and faults not.
     pub fn image(&self) -> SimFiles {
-        SimFiles::of(self.lock().image())
+        SimFiles::of(self.lock().world.image())
     }
 
     /// Changes that a crash now could lose.
     pub fn unsynced(&self) -> usize {
-        self.lock().pending.len()
+        self.lock().world.pending.len()
     }
 
     /// Operations so far that change something or make it durable; each write of a `write_many` is one.
     pub fn operations(&self) -> u64 {
-        self.lock().operations
+        self.lock().world.operations
     }
 
     /// Reads so far, mappings included.
     pub fn reads(&self) -> u64 {
-        self.lock().reads
+        self.lock().world.reads
     }
 
-    /// Lets operation `number` (the first one is 0), and only that, fail.
+    // --- recording ---
+
+    /// From now on every operation leaves a [`Moment`].
+    pub fn record(&self) {
+        self.lock().record.on = true;
+    }
+
+    /// Moments bear this from now on: what the caller knows that the disk cannot.
+    pub fn mark(&self, mark: u64) {
+        self.lock().record.mark = mark;
+    }
+
+    /// The moments so far, one for each operation that was begun, and one for now. They are not kept.
+    pub fn take_moments(&self) -> Vec<Moment> {
+        let State { world, record } = &mut *self.lock();
+        let mut moments = std::mem::take(&mut record.moments);
+        moments.push(Moment::new(world.clone(), record.mark));
+        moments
+    }
+
+    // --- faults ---
+
+    /// Lets operation `number` (the first one is 0), and only that, go wrong.
     pub fn fail_at(&self, number: u64, fault: Fault) {
-        self.lock().fail_operation = Some((number, fault));
+        self.lock().world.fail_operation = Some((number, fault));
     }
 
     /// Lets read `number` (the first one is 0) fail with EIO.
     pub fn fail_read_at(&self, number: u64) {
-        self.lock().fail_read = Some(number);
+        self.spoil_read_at(number, ReadFault::Io);
+    }
+
+    /// Lets read `number` (the first one is 0), and only that, go wrong.
+    pub fn spoil_read_at(&self, number: u64, fault: ReadFault) {
+        self.lock().world.fail_read = Some((number, fault));
+    }
+
+    /// While it lies, every sync and durable write answers well and makes nothing durable: a device that was told to
+    /// answer before its cache is written, or a file system mounted without barriers.
+    pub fn set_lying(&self, lying: bool) {
+        self.lock().world.lying = lying;
     }
 
     /// The power goes in the midst of operation `number`: it leaves its change unsynced and fails, and so does all
     /// that follows. Then ask for [`SimFiles::crash`].
     pub fn halt_at(&self, number: u64) {
-        self.lock().halt = Some(number);
+        self.lock().world.halt = Some(number);
     }
 
     /// True when the operation of [`SimFiles::halt_at`] was reached.
     pub fn halted(&self) -> bool {
-        self.lock().halted()
+        self.lock().world.halted()
     }
 
     /// The size of the device, bytes: growth beyond it is ENOSPC.
     pub fn set_capacity(&self, bytes: u64) {
-        self.lock().capacity = bytes;
+        self.lock().world.capacity = bytes;
     }
 
     /// The whole current content of a file.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
-        let world = self.lock();
+        let world = &self.lock().world;
         let inode = &world.inodes[world.names.get(name)?];
         let mut bytes = vec![0; inode.current.len() as usize];
         inode.current.read(0, &mut bytes);
@@ -119,68 +185,107 @@ impl SimFiles {
 
     /// Changes what the device holds from `offset` on, durably and behind everybody's back: bit rot.
     pub fn edit(&self, name: &str, offset: u64, edit: &mut dyn FnMut(&mut [u8])) {
-        let mut world = self.lock();
-        let id = *world.names.get(name).expect("a file to edit");
-        let inode = world.inodes.get_mut(&id).expect("a name has a file");
-        for blocks in [&mut inode.current, &mut inode.durable] {
+        self.rot_contents(name, &mut |blocks, _| {
             let mut bytes = vec![0; blocks.len().saturating_sub(offset) as usize];
             blocks.read(offset, &mut bytes);
             edit(&mut bytes);
-            blocks.write(offset, &bytes);
-        }
+            blocks.edit(offset, &bytes);
+        });
+    }
+
+    /// Damages one sector of a file, behind everybody's back. False when that changes nothing, or the file has no such
+    /// sector.
+    pub fn rot(&self, name: &str, sector: u64, rot: Rot) -> bool {
+        let mut changed = false;
+        self.rot_contents(name, &mut |blocks, stale| {
+            let offset = sector * SECTOR as u64;
+            let within = |blocks: &Blocks, offset: u64| offset + SECTOR as u64 <= blocks.len();
+            if !within(blocks, offset) {
+                return;
+            }
+            let mut before = [0; SECTOR];
+            blocks.read(offset, &mut before);
+            let mut after = before;
+            match rot {
+                Rot::Flip { bit } => after[bit / 8 % SECTOR] ^= 1 << (bit % 8),
+                Rot::Zeros => after.fill(0),
+                Rot::Stale if within(stale, offset) => stale.read(offset, &mut after),
+                Rot::CopyOf { sector } if within(blocks, sector * SECTOR as u64) => {
+                    blocks.read(sector * SECTOR as u64, &mut after);
+                }
+                Rot::Stale | Rot::CopyOf { .. } => {}
+            }
+            if before != after {
+                blocks.edit(offset, &after);
+                changed = true;
+            }
+        });
+        changed
+    }
+
+    /// Gives the contents of a file as they are and as they are durable, each with what its blocks were before.
+    fn rot_contents(&self, name: &str, rot: &mut dyn FnMut(&mut Blocks, &Blocks)) {
+        let world = &mut self.lock().world;
+        let id = *world.names.get(name).expect("a file to damage");
+        let Inode { current, durable, stale, .. } = world.inodes.get_mut(&id).expect("a name has a file");
+        rot(current, stale);
+        rot(durable, stale);
     }
 }
 
 impl Files for SimFiles {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         assert_name(name);
-        let mut world = self.lock();
-        let id = world.open(name, mode).map_err(|error| named(format!("open {name}"), error))?;
-        drop(world);
-        Ok(Arc::new(SimFile { files: self.clone(), id, name: name.to_owned(), mode }))
+        let id = self.with(|world, record| world.open(record, name, mode));
+        let id = id.map_err(|error| named(format!("open {name}"), error))?;
+        Ok(Arc::new(SimFile { files: self.clone(), id, name: name.into(), mode }))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.lock().list(dir).map_err(|error| named(format!("list the directory {dir}"), error))
+        self.lock().world.list(dir).map_err(|error| named(format!("list the directory {dir}"), error))
     }
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
         assert_name(dir);
-        let mut world = self.lock();
-        let change = (!world.dirs.contains(dir)).then(|| Change::Directory { name: dir.to_owned() });
-        world.change(change).map_err(|error| named(format!("create the directory {dir}"), error))
+        let created = self.with(|world, record| {
+            let change = (!world.dirs.contains(dir)).then(|| Change::Directory { name: dir.into() });
+            world.change(record, change)
+        });
+        created.map_err(|error| named(format!("create the directory {dir}"), error))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         assert_name(from);
         assert_name(to);
-        let mut world = self.lock();
-        let moved = world.find(from).and_then(|file| {
+        let moved = self.with(|world, record| {
+            let file = world.find(from)?;
             world.parent(to)?;
-            world.change(Some(Change::Rename { from: from.to_owned(), to: to.to_owned(), file }))
+            world.change(record, Some(Change::Rename { from: from.into(), to: to.into(), file }))
         });
         moved.map_err(|error| named(format!("rename {from} to {to}"), error))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         assert_name(name);
-        let mut world = self.lock();
-        let removed =
-            world.find(name).and_then(|_| world.change(Some(Change::Remove { name: name.to_owned() })));
+        let removed = self.with(|world, record| {
+            world.find(name)?;
+            world.change(record, Some(Change::Remove { name: name.into() }))
+        });
         removed.map_err(|error| named(format!("remove {name}"), error))
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.lock().sync_dir(dir).map_err(|error| named(format!("sync the directory {dir}"), error))
+        let synced = self.with(|world, record| world.sync_dir(record, dir));
+        synced.map_err(|error| named(format!("sync the directory {dir}"), error))
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {
-        let world = self.lock();
+        let world = &self.lock().world;
         Ok(world.names.contains_key(name) || world.dirs.contains(name))
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let world = self.lock();
+        let world = &self.lock().world;
         Ok(world.capacity.saturating_sub(world.used_bytes()))
     }
 }
@@ -188,7 +293,7 @@ impl Files for SimFiles {
 struct SimFile {
     files: SimFiles,
     id: FileId,
-    name: String,
+    name: Arc<str>,
     mode: OpenMode,
 }
 
@@ -197,34 +302,42 @@ impl SimFile {
         named(format!("{what} {}", self.name), source)
     }
 
+    fn assert_writable(&self) {
+        assert!(self.mode != OpenMode::Read, "{} was opened for reading", self.name);
+    }
+
     fn write(&self, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
         assert_aligned(offset, data);
-        assert!(self.mode != OpenMode::Read, "{} was opened for reading", self.name);
-        let mut world = self.files.lock();
-        world
-            .write(self.id, offset, data, durable)
+        self.assert_writable();
+        let at = (offset / BLOCK as u64) as usize;
+        let written = self.files.with(|world, record| world.write(record, self.id, at, data, durable));
+        written
             .map_err(|error| self.error(&format!("write {} bytes at offset {offset} of", data.len()), error))
+    }
+
+    /// Another handle to the same file.
+    fn again(&self) -> SimFile {
+        self.files.lock().world.inodes.get_mut(&self.id).expect("an open file").opens += 1;
+        SimFile { files: self.files.clone(), id: self.id, name: self.name.clone(), mode: self.mode }
     }
 }
 
 impl Drop for SimFile {
     fn drop(&mut self) {
-        self.files.lock().close(self.id);
+        self.files.lock().world.close(self.id);
     }
 }
 
 impl File for SimFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.files.lock().inodes[&self.id].current.len())
+        Ok(self.files.lock().world.inodes[&self.id].current.len())
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         assert_aligned(offset, buf);
-        let mut world = self.files.lock();
         let len = buf.len();
-        world
-            .read(self.id, offset, buf)
-            .map_err(|error| self.error(&format!("read {len} bytes at offset {offset} of"), error))
+        let read = self.files.lock().world.read(self.id, offset, buf);
+        read.map_err(|error| self.error(&format!("read {len} bytes at offset {offset} of"), error))
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -240,23 +353,21 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.files.lock().sync(self.id).map_err(|error| self.error("sync", error))
+        let synced = self.files.with(|world, record| world.sync(record, self.id));
+        synced.map_err(|error| self.error("sync", error))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        assert!(self.mode != OpenMode::Read, "{} was opened for reading", self.name);
-        self.files
-            .lock()
-            .allocate(self.id, len)
-            .map_err(|error| self.error(&format!("reserve {len} bytes for"), error))
+        self.assert_writable();
+        let allocated = self.files.with(|world, record| world.allocate(record, self.id, len));
+        allocated.map_err(|error| self.error(&format!("reserve {len} bytes for"), error))
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        assert!(self.mode != OpenMode::Read, "{} was opened for reading", self.name);
-        self.files
-            .lock()
-            .change(Some(Change::Size { file: self.id, len }))
-            .map_err(|error| self.error(&format!("set the length to {len} of"), error))
+        self.assert_writable();
+        let change = Change::Size { file: self.id, len };
+        let cut = self.files.with(|world, record| world.change(record, Some(change)));
+        cut.map_err(|error| self.error(&format!("set the length to {len} of"), error))
     }
 
     fn raw_fd(&self) -> Option<RawFd> {
@@ -268,66 +379,10 @@ impl File for SimFile {
     }
 
     fn map(&self, offset: u64, len: usize) -> io::Result<Box<dyn Chunk>> {
-        assert!(len > 0 && len.is_multiple_of(BLOCK), "a chunk is whole blocks, not {len} bytes");
-        assert!(offset.is_multiple_of(BLOCK as u64), "a chunk begins at a block, not at {offset}");
-        let mut memory = AlignedBuf::zeroed(len);
-        self.read_at(offset, &mut memory)?;
-        let base = NonNull::new(memory.as_ptr()).expect("an allocation is not null");
-        self.files.lock().inodes.get_mut(&self.id).expect("an open file").opens += 1;
-        let file =
-            SimFile { files: self.files.clone(), id: self.id, name: self.name.clone(), mode: self.mode };
-        Ok(Box::new(SimChunk { _memory: memory, base, len, file, offset }))
-    }
-}
-
-/// Memory that was loaded from the file. The buffer is only kept for its lifetime: all access is through `base`.
-struct SimChunk {
-    _memory: AlignedBuf,
-    base: NonNull<u8>,
-    len: usize,
-    file: SimFile,
-    offset: u64,
-}
-
-// SAFETY: the memory is the chunk's own; accesses through `base` are ordered by their callers, as `Chunk` says.
-unsafe impl Send for SimChunk {}
-// SAFETY: as above.
-unsafe impl Sync for SimChunk {}
-
-impl Chunk for SimChunk {
-    fn base(&self) -> *mut u8 {
-        self.base.as_ptr()
+        Ok(Box::new(SimChunk::new(self.again(), offset, len, false)?))
     }
 
-    fn len(&self) -> usize {
-        self.len
+    fn map_fresh(&self, offset: u64, len: usize) -> io::Result<Box<dyn Chunk>> {
+        Ok(Box::new(SimChunk::new(self.again(), offset, len, true)?))
     }
-
-    fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {
-        assert!(offset + len <= self.len, "{offset} + {len} is beyond the chunk");
-        Ok(())
-    }
-
-    fn populate_read(&self, offset: usize, len: usize) -> io::Result<()> {
-        assert!(offset + len <= self.len, "{offset} + {len} is beyond the chunk");
-        Ok(())
-    }
-
-    fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
-        assert!(
-            offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK),
-            "{offset}, {len}: not whole blocks"
-        );
-        assert!(offset + len <= self.len, "{offset} + {len} is beyond the chunk");
-        let mut fresh = AlignedBuf::zeroed(len);
-        if len > 0 {
-            self.file.read_at(self.offset + offset as u64, &mut fresh[..len])?;
-        }
-        // SAFETY: the range lies in the chunk's memory (asserted), nobody uses it meanwhile (contract of
-        // `Chunk::discard`), and `fresh` is another allocation of at least `len` bytes.
-        unsafe { std::ptr::copy_nonoverlapping(fresh.as_ptr(), self.base.as_ptr().add(offset), len) };
-        Ok(())
-    }
-
-    fn read_ahead(&self, _offset: usize, _len: usize) {}
 }

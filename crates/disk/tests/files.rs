@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use base::Random;
 use mainstay_disk as disk;
@@ -205,8 +206,11 @@ fn a_mapping_is_private_and_grows_without_moving() {
         assert_eq!((mapping.pages(), file.len().unwrap()), (8, 8 * BLOCK as u64));
         mapping.shrink(8).unwrap();
         assert!(page(&mapping, 5).iter().all(|&byte| byte == 0xaa));
+        // What stands in room that was just allocated is nobody's business; that it can be used is.
         mapping.grow(12).unwrap();
-        assert!(page(&mapping, 9).iter().all(|&byte| byte == 0));
+        page(&mapping, 9).fill(0xcc);
+        file.write_many(&[(9 * BLOCK as u64, page(&mapping, 9))]).unwrap();
+        assert!(content(&*file)[9 * BLOCK..10 * BLOCK].iter().all(|&byte| byte == 0xcc));
     });
 }
 
@@ -223,18 +227,23 @@ fn pages_beyond_the_mapping_are_a_bug() {
 fn readers_follow_growth_without_a_lock() {
     let file = SimFiles::new().open("data", OpenMode::CreateNew).unwrap();
     let mapping = Mapping::open(file, 2 * BLOCK as u64, 200).unwrap();
+    let published = Arc::new(AtomicU32::new(0));
     let reader = {
-        let mapping = Arc::clone(&mapping);
+        let (mapping, published) = (Arc::clone(&mapping), Arc::clone(&published));
         std::thread::spawn(move || {
-            while mapping.pages() < 400 {
-                let pages = mapping.pages();
-                // SAFETY: the page is mapped, and nobody writes it.
-                assert!(pages == 0 || unsafe { mapping.page(pages - 1).read() } == 0);
+            while published.load(Ordering::Acquire) < 400 {
+                let pages = published.load(Ordering::Acquire);
+                assert!(mapping.pages() >= pages, "what is published is mapped");
+                // SAFETY: the page is mapped, and nobody writes it any more.
+                assert!(pages == 0 || unsafe { mapping.page(pages - 1).read() } == pages as u8);
             }
         })
     };
     for pages in 1..=400 {
         mapping.grow(pages).unwrap();
+        // SAFETY: the page is mapped, and nobody reads it before it is published.
+        unsafe { mapping.page(pages - 1).write(pages as u8) };
+        published.store(pages, Ordering::Release);
     }
     reader.join().unwrap();
 }

@@ -159,7 +159,8 @@ pub fn check(input: &[u8]) {
 }
 
 pub fn seeds() -> Vec<(String, Vec<u8>)> {
-    let script = |buckets: &[(&[u8], &[(u8, &[u8], &[u8])])]| {
+    type Bucket<'a> = (&'a [u8], &'a [(u8, &'a [u8], &'a [u8])]);
+    let script = |buckets: &[Bucket<'_>]| {
         let mut out = vec![buckets.len() as u8];
         for (name, pairs) in buckets {
             push_block(&mut out, name);

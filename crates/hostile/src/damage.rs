@@ -54,10 +54,10 @@ pub fn edit_some(choices: &mut Choices<'_>, bytes: &mut Vec<u8>, most: usize) {
 
 /// One edit.
 pub fn edit(choices: &mut Choices<'_>, bytes: &mut Vec<u8>) {
+    let kind = choices.below(8);
     if bytes.is_empty() {
         return;
     }
-    let kind = choices.below(8);
     let blocks = bytes.len().div_ceil(BLOCK);
     let block = choices.below(blocks) * BLOCK;
     let end = (block + BLOCK).min(bytes.len());

@@ -163,7 +163,7 @@ fn blocks(choices: &mut Choices<'_>) {
         let fields = read(&mut decoder, block);
         assert_eq!(fields, expected, "both readings agree");
         let Some(fields) = fields else { return };
-        bounded(64 << 10 | 16 * block.len(), || decoder.decode(&[], |_, _| ())).expect("an empty block");
+        bounded((64 << 10) + 16 * block.len(), || decoder.decode(&[], |_, _| ())).expect("an empty block");
         let mut literal = Vec::new();
         for (name, value) in &fields {
             literal.push(0);

@@ -60,17 +60,17 @@ macro_rules! targets {
 targets! {
     "bbolt" bbolt_file 3000 16384;
     "calls" calls 500 8192;
-    "cells" cells 100000 2048;
-    "config" config 3000 4096;
-    "connection" connection 4000 8192;
-    "grpc" grpc 10000 8192;
-    "hpack" hpack 30000 4096;
-    "http1" http1 20000 4096;
-    "import" import 3000 2048;
+    "cells" cells 1000000 2048;
+    "config" config 10000 4096;
+    "connection" connection 40000 8192;
+    "grpc" grpc 100000 8192;
+    "hpack" hpack 300000 4096;
+    "http1" http1 100000 6000;
+    "import" import 400 2048;
     "log" log 2000 1024;
     "pages" pages 1000 1024;
-    "requests" requests 4000 4096;
-    "schema" schema 50000 2048;
+    "requests" requests 1000 4096;
+    "schema" schema 1000000 2048;
 }
 
 /// The target of that name.

@@ -136,7 +136,6 @@ impl Writer {
                 let (wal, found) = recover(&self.files, self.boot).expect("an undamaged log is read");
                 assert!(self.state.agrees(&found) && found.cut.is_none(), "what was written is read");
                 self.state.entries = found.entries;
-                self.state.hard_state = found.hard_state;
                 self.wal = wal;
                 let state = self.state.clone();
                 self.states.push(state);
@@ -232,14 +231,21 @@ fn run(input: &[u8]) {
             if tail_is_whole { &writer.states[writer.states.len() - 1..] } else { &writer.states[..] };
         assert!(
             allowed.iter().any(|state| state.agrees(&found)),
-            "recovered {} entries up to {:?} of {} up to {:?}; the last batch is whole: {tail_is_whole}",
-            found.entries.len(),
-            found.last,
-            writer.state.entries.len(),
-            writer.state.last
+            "recovered {:?} and not {:?}; the last batch is whole: {tail_is_whole}",
+            brief(
+                &found.entries,
+                (found.hard_state, found.last, found.checkpoint, found.checkpoint_sequence)
+            ),
+            brief(&writer.state.entries, State { entries: Vec::new(), ..writer.state.clone() }),
         );
     }
     goes_on(&files, wal, &found);
+}
+
+/// What a message says of a log.
+fn brief(entries: &[Entry], more: impl std::fmt::Debug) -> String {
+    let entries: Vec<(u64, u64, usize)> = entries.iter().map(|e| (e.index, e.term, e.data.len())).collect();
+    format!("{entries:?} {more:?}")
 }
 
 /// File and offset of the block in which the last batch begins.

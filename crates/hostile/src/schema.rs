@@ -30,7 +30,7 @@ fn exact<T>(input: &[u8], parse: impl Fn(&[u8]) -> Result<T, Malformed>, write: 
 pub fn check(input: &[u8]) {
     let Some((&kind, rest)) = input.split_first() else { return };
     // JSON numbers and escapes are shorter than what they make; an element of a list may be one byte.
-    bounded(16 << 10 | 256 * rest.len(), || match kind % 12 {
+    bounded((16 << 10) + 256 * rest.len(), || match kind % 12 {
         0 => exact(rest, schema::parse_revision_key, |&(revision, tombstone)| {
             if tombstone {
                 schema::tombstone_key(revision).to_vec()
@@ -38,7 +38,7 @@ pub fn check(input: &[u8]) {
                 schema::revision_key(revision).to_vec()
             }
         }),
-        1 => again(rest, schema::parse_key_value, |kv| prost::Message::encode_to_vec(kv)),
+        1 => again(rest, schema::parse_key_value, prost::Message::encode_to_vec),
         2 => exact(rest, schema::parse_u64, |&value| schema::u64_value(value).to_vec()),
         3 => again(rest, schema::parse_conf_state, schema::conf_state_value),
         4 => again(rest, schema::parse_member_key, |&id| schema::member_key(id)),

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use net::Output;
 use net::frame::{self, FrameHeader, HEADER_BYTES, PREFACE, flag, kind};
 use net::hpack::{Fields, encoder};
+use net::{ErrorCode, Output};
 
 /// The most that the server puts into one frame, whatever its peer allows.
 const FRAME_BYTES_MAX: usize = base::limits::SEND_FRAME_BYTES;
@@ -134,7 +134,9 @@ pub fn read_server(bytes: &[u8]) -> HashMap<u32, Answer> {
             kind::RST_STREAM => {
                 assert!(size == 4 && frame.stream != 0, "a reset of four bytes");
                 let answer = answers.entry(frame.stream).or_default();
-                assert!(!answer.reset, "a stream is reset once");
+                // A PRIORITY of a wrong length is an error of its stream even when that is closed (RFC 9113, 5.1, 6.3).
+                let priority = frame::be32(&frame.payload) == ErrorCode::FRAME_SIZE_ERROR.0;
+                assert!(!answer.reset || priority, "a stream is reset once");
                 answer.reset = true;
             }
             kind::SETTINGS => assert!(frame.stream == 0 && size.is_multiple_of(6), "settings"),

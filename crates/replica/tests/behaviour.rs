@@ -132,6 +132,55 @@ fn a_write_over_quota_is_done_and_answered_when_the_alarm_is_up() {
     rig.ask(delete("one", "")).unwrap();
 }
 
+/// The quota is held against the larger branch, nested ones included, taken or not; the branch that is taken is done all
+/// the same. Under the alarm what could put anything is refused, and what cannot goes on.
+#[test]
+fn a_transaction_is_measured_by_its_larger_branch() {
+    let setup = Setup { quota_bytes: 256 << 10, ..Setup::default() };
+    let mut rig = Rig::serving(SimFiles::new(), setup, 1);
+    let op = |request| pb::RequestOp { request: Some(request) };
+    let put_op = |key: &str, bytes: usize| {
+        let put = pb::PutRequest { key: key.into(), value: vec![1; bytes], ..Default::default() };
+        op(pb::request_op::Request::RequestPut(put))
+    };
+    let nested = |success: Vec<pb::RequestOp>| {
+        let txn = pb::TxnRequest { success, ..Default::default() };
+        op(pb::request_op::Request::RequestTxn(txn))
+    };
+    let delete_op = |key: &str| {
+        let delete = pb::DeleteRangeRequest { key: key.into(), ..Default::default() };
+        op(pb::request_op::Request::RequestDeleteRange(delete))
+    };
+    let txn = |success: Vec<pb::RequestOp>, failure: Vec<pb::RequestOp>| {
+        replica::Request::Txn(pb::TxnRequest { success, failure, ..Default::default() })
+    };
+    let large = || nested(vec![nested(vec![put_op("large", 300 << 10)])]);
+    rig.ask(txn(vec![put_op("a", 10)], vec![put_op("b", 10)])).unwrap();
+    let revision = rig.revision();
+    assert_eq!(rig.ask(txn(vec![put_op("c", 10)], vec![large()])).unwrap_err(), errors::NO_SPACE);
+    assert_eq!((rig.revision(), rig.get(b"c")), (revision + 1, Some(vec![1; 10])), "it is done");
+    assert_eq!(rig.get(b"large"), None, "the other branch was not taken");
+    assert!(rig.replica.published().alarm(pb::AlarmType::Nospace));
+    // Under the alarm nothing is done.
+    for refused in [
+        txn(vec![put_op("d", 1)], vec![]),
+        txn(vec![delete_op("a")], vec![nested(vec![put_op("d", 1)])]),
+        put("d", b"1"),
+    ] {
+        assert_eq!(rig.ask(refused).unwrap_err(), errors::NO_SPACE);
+    }
+    assert_eq!(rig.revision(), revision + 1);
+    rig.ask(txn(vec![delete_op("a"), nested(vec![delete_op("c")])], vec![])).unwrap();
+    rig.ask(txn(vec![], vec![])).unwrap();
+    assert_eq!(rig.revision(), revision + 2);
+    // CORRUPT comes before it, and refuses that too.
+    rig.ask(alarm(ACTIVATE, 5, CORRUPT)).unwrap();
+    for refused in [txn(vec![delete_op("a")], vec![]), txn(vec![put_op("d", 1)], vec![]), txn(vec![], vec![])]
+    {
+        assert_eq!(rig.ask(refused).unwrap_err(), errors::CORRUPT);
+    }
+}
+
 #[test]
 fn a_shard_that_refuses_for_quota_raises_the_alarm_once() {
     let mut rig = serving();

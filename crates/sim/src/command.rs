@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
     let mut shown = started;
     let mut sums = Sums::default();
     for seed in first..first.saturating_add(arguments.seeds) {
-        let outcome = world::run(seed, world::Options { print: arguments.trace, ..Default::default() });
+        let outcome = world::run(seed, world::Options { print: arguments.trace });
         sums.add(&outcome);
         if outcome.failure.is_some() {
             clear_progress();

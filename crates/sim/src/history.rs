@@ -416,6 +416,8 @@ pub enum Note {
     LeaderLost,
     /// Several members: another leader was elected, not before this.
     LeaderWon { member: u32 },
+    /// The servers may compact up to there on their own, not before this.
+    Compacting { revision: i64 },
     /// Faults have ended, everybody had time: every open watcher has everything up to `revision`, every lease that
     /// is due has expired.
     Settled { revision: i64 },

@@ -44,7 +44,7 @@ fn work(files: &SimFiles, seed: u64) -> Found {
                 Ok(store) => store,
                 Err(_) => return found,
             };
-            if seed % 2 == 0 {
+            if seed.is_multiple_of(2) {
                 store.share_thread();
             }
             model = found.durable.clone();

@@ -45,6 +45,17 @@ fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
+/// The boot number of a start of that log: the upper half names the log, the lower half the start. So what stands
+/// where a damaged segment header would have to vouch for it is still known for the log's own.
+pub(crate) fn boot_of(log: u64, start: u64) -> u64 {
+    log & !u64::from(u32::MAX) | start & u64::from(u32::MAX)
+}
+
+/// True when both are starts of one log.
+pub(crate) fn of_one_log(boot: u64, other: u64) -> bool {
+    boot >> 32 == other >> 32
+}
+
 /// The first block of a segment in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {

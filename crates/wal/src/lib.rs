@@ -14,7 +14,7 @@
 //! - No segment is given up before a [`Record::Checkpoint`] that covers it is durable, nor before the caller lets go
 //!   of it: that is when the older of the data file's two metas covers it (law 6).
 //! - Bytes that a client chose are never taken for the log's own: what a recycled segment still holds of them counts
-//!   for nothing without this start's boot number, which nobody outside knows.
+//!   for nothing without a boot number of this log, which nobody outside knows.
 //!
 //! Must not know what an entry's data means, nor when to take a checkpoint.
 
@@ -45,8 +45,8 @@ pub struct Options {
     pub batch_bytes: usize,
     /// Writes handed out and not yet part of the durable prefix.
     pub in_flight: usize,
-    /// Tells this start of the process from others, and the first one names the log: take it at random, and let
-    /// nothing that a client can see follow from it.
+    /// Tells this start of the process from others, by its lower half; the first one names the log. Take it at random,
+    /// and let nothing that a client can see follow from it.
     pub boot: u64,
 }
 

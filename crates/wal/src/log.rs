@@ -209,7 +209,10 @@ impl Wal {
             }
             Record::Entry { term, index, kind, data } => {
                 assert!(index > self.open.position.checkpoint_index, "entry {index} is below a checkpoint");
-                assert!(index <= self.open.position.last_index + 1, "entry {index} leaves a gap");
+                assert!(
+                    index > 0 && index - 1 <= self.open.position.last_index,
+                    "entry {index} leaves a gap"
+                );
                 let header = RecordHeader {
                     entry_kind: kind,
                     ..header(RecordKind::Entry, term, index, data.len() as u64)

@@ -25,7 +25,7 @@ pub(crate) struct Position {
 impl Position {
     pub(crate) fn entry(&mut self, index: Index, term: Term) {
         assert!(
-            index > 0 && index <= self.last_index + 1,
+            index > 0 && index - 1 <= self.last_index,
             "entry {index} behind {} is a gap",
             self.last_index
         );

@@ -15,10 +15,10 @@ use base::limits::{LOG_BATCH_BYTES, LOG_BATCHES_IN_FLIGHT, LOG_SPARE_SEGMENTS, S
 use base::{Index, Term};
 use disk::{AlignedBuf, BLOCK, File, Files, OpenMode};
 
-use crate::layout::{FirstBlock, SegmentHeader, VERSION};
+use crate::layout::{FirstBlock, SegmentHeader, VERSION, boot_of};
 use crate::log::{Current, Sealed, Start};
 use crate::replay::Replay;
-use crate::scan::{Bad, Expected, batch_at, first_boot, stated_durable};
+use crate::scan::{Bad, Expected, batch_at, stated_durable};
 use crate::segment::{SegmentId, create, reuse};
 use crate::{Entry, HardState, Options, Wal, WalError};
 
@@ -338,7 +338,7 @@ fn judge(
 ) -> Result<Option<Cut>, WalError> {
     let seq = history.seq + 1;
     let First::Used(SegmentHeader { boot, .. }, _) = found.first else { unreachable!("it is in the chain") };
-    let mut stated = stated_durable(image, end as usize, found.id.0, &[boot]);
+    let mut stated = stated_durable(image, end as usize, found.id.0, boot);
     // A later segment that has batches, and no header to go with them.
     let mut beheaded = None;
     for later in survey.segments.iter().filter(|later| later.id > found.id) {
@@ -346,14 +346,7 @@ fn judge(
             stated = stated.max(Some(header.durable));
         }
         let image = later.load(options)?;
-        // Whose batches can stand there: this start's, in flight together with a header that is not there; and
-        // those of the start that opened the segment, which the header names or, where it is lost, the first batch.
-        let opened_by = match later.header() {
-            Some(header) => header.boot,
-            None => first_boot(&image, later.id.0).unwrap_or(boot),
-        };
-        let boots = [boot, opened_by];
-        let batches = stated_durable(&image, 0, later.id.0, &boots);
+        let batches = stated_durable(&image, 0, later.id.0, boot);
         if later.header().is_none() && batches.is_some() && beheaded.is_none() {
             beheaded = Some(later);
         }
@@ -456,8 +449,10 @@ fn open(
     }
 
     let number = SegmentId(survey.highest + 1);
+    let log = end.log.unwrap_or(options.boot);
+    let options = Options { boot: boot_of(log, options.boot), ..options };
     let header = SegmentHeader {
-        log: end.log.unwrap_or(options.boot),
+        log,
         number: number.0,
         boot: options.boot,
         seq: end.seq + 1,

@@ -142,7 +142,7 @@ impl Replay {
 
     fn check_index(&self, index: Index) -> Result<(), String> {
         let last = self.position.last_index;
-        if index == 0 || index > last + 1 {
+        if index == 0 || index - 1 > last {
             return Err(format!("entry {index} follows entry {last}"));
         }
         Ok(())

@@ -3,7 +3,7 @@
 use base::crc32c;
 use disk::BLOCK;
 
-use crate::layout::{BATCH_HEADER, BatchHeader};
+use crate::layout::{BATCH_HEADER, BatchHeader, of_one_log};
 
 /// What the next batch must be.
 #[derive(Clone, Copy, Debug)]
@@ -75,27 +75,20 @@ pub(crate) fn batch_at<'a>(
     Ok(Batch { header, crc, payload, end })
 }
 
-/// The highest durable sequence that a sound batch header of this segment's life, which is that of one of the
-/// `boots`, states at or behind `from`; `None` when there is no such header. Its records need not be sound: the header
-/// was written by us, and is true.
-pub(crate) fn stated_durable(image: &[u8], from: usize, segment: u64, boots: &[u64]) -> Option<u64> {
+/// The highest durable sequence that a sound batch header of this segment's life states at or behind `from`, by
+/// whichever start of the log that made `boot`; `None` when there is no such header. Its records need not be sound: the
+/// header was written by us, and what it states stays true whatever was cut since.
+pub(crate) fn stated_durable(image: &[u8], from: usize, segment: u64, boot: u64) -> Option<u64> {
     assert!(from.is_multiple_of(BLOCK), "batches begin at blocks");
     let blocks = (from / BLOCK).max(1)..image.len() / BLOCK;
     blocks
         .filter_map(|block| {
             let (header, _) = BatchHeader::decode(&image[block * BLOCK..])?;
-            // Bytes of a client can have the right segment and block, but not the boot number.
-            let ours = header.segment == segment && boots.contains(&header.boot);
+            // Bytes of a client can have the right segment and block, but not the log's half of the boot number.
+            let ours = header.segment == segment && of_one_log(header.boot, boot);
             (ours && header.block as usize == block).then_some(header.durable)
         })
         .max()
-}
-
-/// The boot number of the batch that stands right behind the segment's header, when it is of this segment's life.
-/// Nothing that a client chose ever begins there.
-pub(crate) fn first_boot(image: &[u8], segment: u64) -> Option<u64> {
-    let (header, _) = BatchHeader::decode(image.get(BLOCK..2 * BLOCK)?)?;
-    (header.segment == segment && header.block == 1).then_some(header.boot)
 }
 
 #[cfg(test)]
@@ -155,22 +148,13 @@ mod tests {
     #[test]
     fn only_headers_of_this_life_are_witnesses() {
         let good = header(&[]);
-        let stated = |header, from, segment| stated_durable(&image(header, &[]), from, segment, &[8, 6]);
+        let stated = |header, from, segment| stated_durable(&image(header, &[]), from, segment, 8);
         assert_eq!(stated(good, 0, 5), Some(6));
         assert_eq!(stated(good, 2 * BLOCK, 5), None);
         assert_eq!(stated(good, 0, 4), None);
         assert_eq!(stated(BatchHeader { block: 2, ..good }, 0, 5), None);
-        assert_eq!(stated(BatchHeader { boot: 7, ..good }, 0, 5), None);
+        assert_eq!(stated(BatchHeader { boot: 6 | 1 << 32, ..good }, 0, 5), None);
         // A torn batch's header still is one.
         assert_eq!(stated(BatchHeader { length: 9, ..good }, 0, 5), Some(6));
-    }
-
-    #[test]
-    fn only_a_segments_first_batch_says_whose_life_it_is() {
-        let good = header(&[]);
-        assert_eq!(first_boot(&image(good, &[]), 5), Some(6));
-        assert_eq!(first_boot(&image(good, &[]), 4), None);
-        assert_eq!(first_boot(&image(BatchHeader { block: 2, ..good }, &[]), 5), None);
-        assert_eq!(first_boot(&image(good, &[])[..BLOCK], 5), None);
     }
 }

@@ -80,7 +80,7 @@ fn what_was_cut_stays_cut_whatever_the_next_crash_shows() {
     assert!(cases > 5_000, "{cases}");
 }
 
-/// A sound batch header, as the log writes it, with a boot number that its maker had to guess.
+/// A sound batch header, as the log writes it, with a boot number that its maker had to guess: the upper half of what `options` makes of it.
 fn forged(segment: u64, boot: u64, seq: u64, block: u32) -> [u8; 72] {
     let mut header = [0; 72];
     header[..8].copy_from_slice(b"MSTYBTCH");
@@ -324,4 +324,32 @@ fn a_damaged_header_behind_a_cut_loses_nothing_silently() {
         }
     }
     assert!(refused > 200 && ended > 200, "{refused} {ended}");
+}
+
+/// Way 6: the first blocks of the newest segment are gone, header and first batch at once. Who opened it stands nowhere
+/// any more, and the batches behind them are known for the log's own all the same.
+#[test]
+fn a_segment_without_its_first_blocks_is_missed() {
+    let mut refused = 0;
+    for boot in [3, 4] {
+        for batches_behind in 1..4 {
+            let (first, model) = flying(3, 0, 1);
+            let files = first.image();
+            let mut life = Life::begin(&files, model, boot).unwrap();
+            for index in 4..=4 + batches_behind {
+                life.append_entry(index, 1, 100);
+                life.settle().unwrap();
+            }
+            let (newest, ..) = batches(&files).pop().unwrap();
+            files.edit(&newest, 0, &mut |bytes| bytes[..2 * BLOCK].fill(0));
+            match recover(&files, 40) {
+                Err(WalError::Corrupt { .. }) => refused += u64::from(batches_behind > 1),
+                Err(error) => panic!("{error}"),
+                Ok((_, found)) => {
+                    assert!(batches_behind == 1, "entries up to {:?} of {batches_behind}", found.last)
+                }
+            }
+        }
+    }
+    assert_eq!(refused, 4);
 }

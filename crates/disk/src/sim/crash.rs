@@ -1,12 +1,17 @@
 //! What survives a power loss.
 
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
 use base::Random;
 
-use super::blocks::Blocks;
+use super::blocks::{Block, Blocks, block_of};
+use super::fault::SECTOR;
 use super::world::{Change, Pending, World};
+use crate::BLOCK;
 
 /// What becomes of one unsynced change. Changes of names and sizes are atomic: torn counts as whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Keep {
     Lost,
     Whole,
@@ -18,7 +23,7 @@ pub enum Keep {
 }
 
 /// What becomes of each unsynced change, oldest first.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeepSet(pub Vec<Keep>);
 
 impl KeepSet {
@@ -62,54 +67,136 @@ impl KeepSet {
         }
         self
     }
+
+    /// What a crash with unsynced changes of these shapes is tried with: none of them, all, each alone, all but each,
+    /// so many sets drawn at random; and all of these torn at 512 B and at 4 KiB. No set comes twice.
+    pub(super) fn sweep(shapes: &[Shape], drawn: usize, random: &mut Random) -> Vec<KeepSet> {
+        let count = shapes.len();
+        let mut whole = vec![KeepSet::none(count), KeepSet::all(count)];
+        whole.extend((0..count).map(|at| KeepSet::only(count, at)));
+        whole.extend((0..count).map(|at| KeepSet::all_but(count, at)));
+        let mut sets = Vec::new();
+        for set in whole {
+            for unit in [SECTOR, BLOCK] {
+                sets.push(set.clone().torn(unit, random));
+            }
+            sets.push(set);
+        }
+        sets.extend((0..drawn).map(|_| KeepSet::random(count, random)));
+        for set in &mut sets {
+            for (keep, shape) in set.0.iter_mut().zip(shapes) {
+                shape.settle(keep);
+            }
+        }
+        let mut seen = HashSet::new();
+        sets.retain(|set| seen.insert(set.clone()));
+        sets
+    }
+}
+
+/// How one change can be torn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Of a name or a size: not at all.
+    Atomic,
+    Blocks(usize),
+}
+
+impl Shape {
+    /// Says a fate in the one way in which it is said: a tear that can have but two ends is one of them.
+    fn settle(self, keep: &mut Keep) {
+        if let Keep::Torn { unit, seed } = *keep
+            && (self == Shape::Atomic || (self == Shape::Blocks(1) && unit == BLOCK))
+        {
+            *keep = if seed & 1 == 0 || self == Shape::Atomic { Keep::Whole } else { Keep::Lost };
+        }
+    }
 }
 
 impl World {
-    /// The world of durable things, with the chosen changes on top, in their order. Nothing of it is unsynced.
-    pub(super) fn crashed(&self, keep: &KeepSet) -> World {
+    /// The world of durable things, with the chosen changes on top. Nothing of it is unsynced. The changes are made in
+    /// their order, or, with `shuffle`, those of contents in any: as a device that obeys nothing but syncs.
+    pub(super) fn crashed(&self, keep: &KeepSet, shuffle: Option<&mut Random>) -> World {
         assert_eq!(keep.0.len(), self.pending.len(), "a choice for each unsynced change");
         let mut after = World {
             names: self.durable_names.clone(),
             dirs: self.durable_dirs.clone(),
+            inodes: self.inodes.clone(),
             capacity: self.capacity,
             next_file: self.next_file,
             ..World::default()
         };
-        let mut contents = self.inodes.clone();
-        for inode in contents.values_mut() {
+        for inode in after.inodes.values_mut() {
             inode.current = inode.durable.clone();
             inode.opens = 0;
         }
-        for (Pending { change, .. }, &keep) in self.pending.iter().zip(&keep.0) {
+        let mut kept: Vec<(&Change, Keep)> =
+            self.pending.iter().map(|Pending { change, .. }| change).zip(keep.0.iter().copied()).collect();
+        kept.retain(|(_, keep)| *keep != Keep::Lost);
+        if let Some(random) = shuffle {
+            shuffle_writes(&mut kept, random);
+        }
+        for (change, keep) in kept {
             match (change, keep) {
-                (_, Keep::Lost) => {}
-                (Change::Write { file, offset, data }, Keep::Torn { unit, seed }) => {
-                    let inode = contents.get_mut(file).expect("a file of a pending write");
-                    tear(&mut inode.current, *offset, data, unit, seed);
+                (Change::Write { file, at, payload }, Keep::Torn { unit, seed }) => {
+                    let inode = after.inodes.get_mut(file).expect("a file of a pending write");
+                    tear(&mut inode.current, *at, payload.blocks(), unit, seed);
                 }
-                (change, _) => change.apply(&mut after.names, &mut after.dirs, &mut contents),
+                (change, _) => change.apply(&mut after.names, &mut after.dirs, &mut after.inodes),
             }
         }
         // A file in a directory that was lost is lost too.
-        let dirs = after.dirs.clone();
-        after.names.retain(|name, _| name.split_once('/').is_none_or(|(dir, _)| dirs.contains(dir)));
-        let live: std::collections::BTreeSet<_> = after.names.values().copied().collect();
-        contents.retain(|id, _| live.contains(id));
-        for inode in contents.values_mut() {
+        let lost = |name: &str, dirs: &BTreeSet<Arc<str>>| {
+            name.split_once('/').is_some_and(|(dir, _)| !dirs.contains(dir))
+        };
+        if after.names.keys().any(|name| lost(name, &after.dirs)) {
+            let dirs = after.dirs.clone();
+            Arc::make_mut(&mut after.names).retain(|name, _| !lost(name, &dirs));
+        }
+        let names = after.names.clone();
+        after.inodes.retain(|id, _| names.values().any(|named| named == id));
+        for inode in after.inodes.values_mut() {
             inode.durable = inode.current.clone();
         }
-        after.inodes = contents;
         after.durable_names = after.names.clone();
         after.durable_dirs = after.dirs.clone();
         after
     }
 }
 
-fn tear(blocks: &mut Blocks, offset: u64, data: &[u8], unit: usize, seed: u64) {
+/// Draws a new order for the writes; changes of names and sizes stay where they are.
+fn shuffle_writes(changes: &mut [(&Change, Keep)], random: &mut Random) {
+    let writes: Vec<usize> =
+        (0..changes.len()).filter(|&at| matches!(changes[at].0, Change::Write { .. })).collect();
+    for last in (1..writes.len()).rev() {
+        changes.swap(writes[last], writes[random.below(last as u64 + 1) as usize]);
+    }
+}
+
+fn tear(blocks: &mut Blocks, at: usize, payload: &[Block], unit: usize, seed: u64) {
+    assert!(unit == BLOCK || unit == SECTOR, "writes are torn at {SECTOR} or {BLOCK} bytes, not {unit}");
     let mut coin = Random::new(seed);
-    for (number, part) in data.chunks(unit).enumerate() {
-        if coin.one_in(2) {
-            blocks.write(offset + (number * unit) as u64, part);
+    for (no, block) in payload.iter().enumerate() {
+        if unit == BLOCK {
+            if coin.one_in(2) {
+                blocks.put(at + no, block.clone());
+            }
+            continue;
+        }
+        let mut bytes = blocks.block(at + no).as_deref().copied().unwrap_or([0; BLOCK]);
+        let mut kept = 0;
+        for sector in 0..BLOCK / SECTOR {
+            if coin.one_in(2) {
+                let range = sector * SECTOR..(sector + 1) * SECTOR;
+                match block {
+                    Some(new) => bytes[range.clone()].copy_from_slice(&new[range]),
+                    None => bytes[range].fill(0),
+                }
+                kept += 1;
+            }
+        }
+        if kept > 0 {
+            blocks.put(at + no, block_of(&bytes));
         }
     }
 }

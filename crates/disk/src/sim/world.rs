@@ -1,28 +1,30 @@
 //! Names and contents, each as they are and as they are durable, and the unsynced changes between the two.
 //!
 //! Invariant: the current state is the durable one with all pending changes applied in order.
+//! A copy of a world shares everything with it and costs a few pointers a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Payload};
+use super::crash::Shape;
+use super::fault::{Fault, ReadFault};
+use super::moment::Moment;
 use crate::{BLOCK, OpenMode};
 
 pub(super) type FileId = u64;
-
-/// A fault to inject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// EIO. A failed sync loses what it should have made durable.
-    Io,
-    /// ENOSPC, before anything was changed.
-    NoSpace,
-}
+pub(super) type Names = Arc<BTreeMap<Arc<str>, FileId>>;
+pub(super) type Dirs = Arc<BTreeSet<Arc<str>>>;
+pub(super) type Inodes = BTreeMap<FileId, Inode>;
 
 #[derive(Clone, Default)]
 pub(super) struct Inode {
     pub(super) current: Blocks,
     pub(super) durable: Blocks,
+    /// What each durable block was before it was last overwritten.
+    pub(super) stale: Blocks,
     /// Handles that are open; the contents of a removed file live as long.
     pub(super) opens: usize,
 }
@@ -30,12 +32,31 @@ pub(super) struct Inode {
 /// One change that a crash may keep or lose.
 #[derive(Clone)]
 pub(super) enum Change {
-    Write { file: FileId, offset: u64, data: Vec<u8> },
-    Size { file: FileId, len: u64 },
-    Create { name: String, file: FileId },
-    Rename { from: String, to: String, file: FileId },
-    Remove { name: String },
-    Directory { name: String },
+    /// `at` is a block number.
+    Write {
+        file: FileId,
+        at: usize,
+        payload: Payload,
+    },
+    Size {
+        file: FileId,
+        len: u64,
+    },
+    Create {
+        name: Arc<str>,
+        file: FileId,
+    },
+    Rename {
+        from: Arc<str>,
+        to: Arc<str>,
+        file: FileId,
+    },
+    Remove {
+        name: Arc<str>,
+    },
+    Directory {
+        name: Arc<str>,
+    },
 }
 
 #[derive(Clone)]
@@ -47,28 +68,30 @@ pub(super) struct Pending {
 
 #[derive(Clone)]
 pub(super) struct World {
-    pub(super) names: BTreeMap<String, FileId>,
-    pub(super) dirs: BTreeSet<String>,
-    pub(super) durable_names: BTreeMap<String, FileId>,
-    pub(super) durable_dirs: BTreeSet<String>,
-    pub(super) inodes: BTreeMap<FileId, Inode>,
+    pub(super) names: Names,
+    pub(super) dirs: Dirs,
+    pub(super) durable_names: Names,
+    pub(super) durable_dirs: Dirs,
+    pub(super) inodes: Inodes,
     pub(super) pending: Vec<Pending>,
     pub(super) next_file: FileId,
     pub(super) capacity: u64,
     pub(super) operations: u64,
     pub(super) reads: u64,
     pub(super) fail_operation: Option<(u64, Fault)>,
-    pub(super) fail_read: Option<u64>,
+    pub(super) fail_read: Option<(u64, ReadFault)>,
     pub(super) halt: Option<u64>,
+    /// Syncs answer well and do nothing.
+    pub(super) lying: bool,
 }
 
 impl Default for World {
     fn default() -> Self {
         World {
-            names: BTreeMap::new(),
-            dirs: BTreeSet::new(),
-            durable_names: BTreeMap::new(),
-            durable_dirs: BTreeSet::new(),
+            names: Names::default(),
+            dirs: Dirs::default(),
+            durable_names: Names::default(),
+            durable_dirs: Dirs::default(),
             inodes: BTreeMap::new(),
             pending: Vec::new(),
             next_file: 0,
@@ -78,6 +101,24 @@ impl Default for World {
             fail_operation: None,
             fail_read: None,
             halt: None,
+            lying: false,
+        }
+    }
+}
+
+/// What is kept of a run beside its world.
+#[derive(Default)]
+pub(super) struct Record {
+    pub(super) on: bool,
+    pub(super) mark: u64,
+    pub(super) moments: Vec<Moment>,
+}
+
+impl Record {
+    /// In the midst of an operation.
+    fn note(&mut self, world: &World, operation: u64) {
+        if self.on {
+            self.moments.push(Moment::new(World { operations: operation, ..world.clone() }, self.mark));
         }
     }
 }
@@ -87,6 +128,15 @@ enum Turn {
     Go,
     /// Leaves its change unsynced, and fails.
     Halt,
+    /// Leaves a part of its change unsynced, and fails.
+    Short {
+        blocks: usize,
+    },
+    /// Does nothing, and answers well.
+    Lost,
+    Misdirected {
+        blocks: u64,
+    },
 }
 
 fn halted() -> io::Error {
@@ -97,39 +147,42 @@ fn not_found() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOENT)
 }
 
+fn input_output() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+fn no_space() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOSPC)
+}
+
 fn parent_of(name: &str) -> &str {
     name.split_once('/').map_or("", |(dir, _)| dir)
 }
 
 impl Change {
-    pub(super) fn apply(
-        &self,
-        names: &mut BTreeMap<String, FileId>,
-        dirs: &mut BTreeSet<String>,
-        inodes: &mut BTreeMap<FileId, Inode>,
-    ) {
+    pub(super) fn apply(&self, names: &mut Names, dirs: &mut Dirs, inodes: &mut Inodes) {
         match self {
-            Change::Write { file, .. } | Change::Size { file, .. } => {
-                self.apply_to(&mut inodes.get_mut(file).expect("a file lives while it is open").current);
+            Change::Write { file, at, payload } => {
+                inodes
+                    .get_mut(file)
+                    .expect("a file lives while it is open")
+                    .current
+                    .put_all(*at, payload.blocks());
+            }
+            Change::Size { file, len } => {
+                inodes.get_mut(file).expect("a file lives while it is open").current.set_len(*len);
             }
             _ => self.apply_name(names, dirs),
         }
     }
 
-    fn apply_to(&self, blocks: &mut Blocks) {
-        match self {
-            Change::Write { offset, data, .. } => blocks.write(*offset, data),
-            Change::Size { len, .. } => blocks.set_len(*len),
-            _ => unreachable!("a change of a name"),
-        }
-    }
-
-    fn apply_name(&self, names: &mut BTreeMap<String, FileId>, dirs: &mut BTreeSet<String>) {
+    fn apply_name(&self, names: &mut Names, dirs: &mut Dirs) {
         match self {
             Change::Create { name, file } => {
-                names.insert(name.clone(), *file);
+                Arc::make_mut(names).insert(name.clone(), *file);
             }
             Change::Rename { from, to, file } => {
+                let names = Arc::make_mut(names);
                 // The name may stand for another file by now, when an earlier change was lost.
                 if names.get(from) == Some(file) {
                     names.remove(from);
@@ -137,10 +190,10 @@ impl Change {
                 names.insert(to.clone(), *file);
             }
             Change::Remove { name } => {
-                names.remove(name);
+                Arc::make_mut(names).remove(name);
             }
             Change::Directory { name } => {
-                dirs.insert(name.clone());
+                Arc::make_mut(dirs).insert(name.clone());
             }
             Change::Write { .. } | Change::Size { .. } => unreachable!("a change of contents"),
         }
@@ -164,12 +217,29 @@ impl Change {
     }
 }
 
+impl Inode {
+    /// Blocks of an older write or of a lost sync become durable.
+    fn commit(&mut self, change: &Change) {
+        match change {
+            Change::Write { at, payload, .. } => {
+                for (no, block) in payload.blocks().iter().enumerate() {
+                    let before = self.durable.put(at + no, block.clone());
+                    self.stale.put(at + no, before);
+                }
+            }
+            Change::Size { len, .. } => self.durable.set_len(*len),
+            _ => unreachable!("a change of a name"),
+        }
+    }
+}
+
 impl World {
     pub(super) fn image(&self) -> World {
         let mut world = World {
             fail_operation: None,
             fail_read: None,
             halt: None,
+            lying: false,
             operations: 0,
             reads: 0,
             ..self.clone()
@@ -183,27 +253,32 @@ impl World {
         self.halt.is_some_and(|at| self.operations > at)
     }
 
+    fn is_named(&self, file: FileId) -> bool {
+        self.names.values().any(|named| *named == file)
+    }
+
     pub(super) fn used_bytes(&self) -> u64 {
-        let named: BTreeSet<FileId> = self.names.values().copied().collect();
-        let live = self.inodes.iter().filter(|(id, inode)| inode.opens > 0 || named.contains(id));
+        let live = self.inodes.iter().filter(|(id, inode)| inode.opens > 0 || self.is_named(**id));
         live.map(|(_, inode)| inode.current.len()).sum()
     }
 
     /// Forgets the files that no name, no handle and no pending change knows any more.
     pub(super) fn purge(&mut self) {
-        let named = self.names.values().chain(self.durable_names.values()).copied();
-        let pending = self.pending.iter().filter_map(|pending| match &pending.change {
-            Change::Create { file, .. } | Change::Rename { file, .. } => Some(*file),
-            change => change.file(),
-        });
-        let known: BTreeSet<FileId> = named.chain(pending).collect();
-        self.inodes.retain(|id, inode| inode.opens > 0 || known.contains(id));
+        let World { names, durable_names, pending, inodes, .. } = self;
+        let known = |id: FileId| {
+            names.values().chain(durable_names.values()).any(|named| *named == id)
+                || pending.iter().any(|pending| match &pending.change {
+                    Change::Create { file, .. } | Change::Rename { file, .. } => *file == id,
+                    change => change.file() == Some(id),
+                })
+        };
+        inodes.retain(|id, inode| inode.opens > 0 || known(*id));
     }
 
     pub(super) fn close(&mut self, file: FileId) {
         let inode = self.inodes.get_mut(&file).expect("an open file");
         inode.opens -= 1;
-        if inode.opens == 0 && !self.names.values().any(|&named| named == file) {
+        if inode.opens == 0 && !self.is_named(file) {
             self.purge();
         }
     }
@@ -225,13 +300,13 @@ impl World {
         let mut names: Vec<String> =
             files.map(|name| name.rsplit('/').next().unwrap_or(name).to_owned()).collect();
         if dir.is_empty() {
-            names.extend(self.dirs.iter().cloned());
+            names.extend(self.dirs.iter().map(|dir| String::from(&**dir)));
         }
         names.sort();
         Ok(names)
     }
 
-    pub(super) fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<FileId> {
+    pub(super) fn open(&mut self, record: &mut Record, name: &str, mode: OpenMode) -> io::Result<FileId> {
         if mode != OpenMode::CreateNew {
             let id = self.find(name)?;
             self.inodes.get_mut(&id).expect("a name has a file").opens += 1;
@@ -244,7 +319,7 @@ impl World {
         let id = self.next_file;
         self.next_file += 1;
         self.inodes.insert(id, Inode::default());
-        self.change(Some(Change::Create { name: name.to_owned(), file: id }))?;
+        self.change(record, Some(Change::Create { name: name.into(), file: id }))?;
         self.inodes.get_mut(&id).expect("inserted above").opens += 1;
         Ok(id)
     }
@@ -259,66 +334,133 @@ impl World {
         if self.halt == Some(number) {
             return Ok(Turn::Halt);
         }
-        match self.fail_operation {
-            Some((at, Fault::Io)) if at == number => Err(io::Error::from_raw_os_error(libc::EIO)),
-            Some((at, Fault::NoSpace)) if at == number => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-            _ => Ok(Turn::Go),
+        match self.fail_operation.filter(|(at, _)| *at == number) {
+            None => Ok(Turn::Go),
+            Some((_, Fault::Io)) => Err(input_output()),
+            Some((_, Fault::NoSpace)) => Err(no_space()),
+            Some((_, Fault::Short { blocks })) => Ok(Turn::Short { blocks }),
+            Some((_, Fault::Lost)) => Ok(Turn::Lost),
+            Some((_, Fault::Misdirected { blocks })) => Ok(Turn::Misdirected { blocks }),
         }
     }
 
-    /// One counted operation that makes `change`, or nothing.
-    pub(super) fn change(&mut self, change: Option<Change>) -> io::Result<()> {
+    fn make(&mut self, change: Change) {
+        change.apply(&mut self.names, &mut self.dirs, &mut self.inodes);
+        self.pending.push(Pending { change, forgotten: false });
+    }
+
+    /// One counted operation that makes `change` of a name or a size, or nothing.
+    pub(super) fn change(&mut self, record: &mut Record, change: Option<Change>) -> io::Result<()> {
+        let number = self.operations;
         let turn = self.turn()?;
-        if let Some(change) = change {
-            change.apply(&mut self.names, &mut self.dirs, &mut self.inodes);
-            self.pending.push(Pending { change, forgotten: false });
-        }
         match turn {
-            Turn::Go => Ok(()),
+            // It is the journal of the file system that makes these, so no single write can lose or misplace one.
+            Turn::Short { .. } => return Err(input_output()),
+            Turn::Lost | Turn::Misdirected { .. } | Turn::Go | Turn::Halt => {}
+        }
+        if let Some(change) = change {
+            self.make(change);
+        }
+        record.note(self, number);
+        match turn {
             Turn::Halt => Err(halted()),
+            _ => Ok(()),
         }
     }
 
-    pub(super) fn write(&mut self, file: FileId, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
-        let end = offset + data.len() as u64;
+    pub(super) fn write(
+        &mut self,
+        record: &mut Record,
+        file: FileId,
+        at: usize,
+        data: &[u8],
+        durable: bool,
+    ) -> io::Result<()> {
+        let blocks = data.len() / BLOCK;
+        let end = ((at + blocks) * BLOCK) as u64;
         let growth = end.saturating_sub(self.inodes[&file].current.len());
-        if self.used_bytes() + growth > self.capacity {
+        if growth > 0 && self.used_bytes() + growth > self.capacity {
             self.turn()?;
-            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            return Err(no_space());
         }
-        self.change(Some(Change::Write { file, offset, data: data.to_vec() }))?;
-        if durable {
-            if end > self.inodes[&file].durable.len() {
-                // The new size reaches the device with all that the file has so far: more than RWF_DSYNC promises,
-                // but nothing here grows a file by durable writes.
-                self.commit(|change| change.file() == Some(file));
-            } else {
-                self.commit_range(file, offset, data);
+        let number = self.operations;
+        let (mut at, mut part, mut failed) = (at, 0..blocks, None);
+        match self.turn()? {
+            Turn::Go => {}
+            Turn::Halt => failed = Some(halted()),
+            Turn::Short { blocks: made } => {
+                part = 0..made.min(blocks);
+                failed = Some(input_output());
             }
+            Turn::Lost => {
+                record.note(self, number);
+                return Ok(());
+            }
+            Turn::Misdirected { blocks: by } => {
+                let whole = (self.inodes[&file].current.len() / BLOCK as u64).max(end / BLOCK as u64);
+                let room = whole - blocks as u64 + 1;
+                at = ((at as u64 + by) % room) as usize;
+            }
+        }
+        let payload = Payload::new(data).part(part);
+        if durable && self.is_on_its_way(file, at, &payload) {
+            // Written before, and only now waited for.
+        } else if payload.len() > 0 {
+            self.make(Change::Write { file, at, payload: payload.clone() });
+        }
+        record.note(self, number);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if !durable || self.lying {
+            return Ok(());
+        }
+        let end = ((at + payload.len()) * BLOCK) as u64;
+        if end > self.inodes[&file].durable.len() {
+            // The new size reaches the device with all that the file has so far: more than RWF_DSYNC promises,
+            // but nothing here grows a file by durable writes.
+            self.commit(|change| change.file() == Some(file));
+        } else {
+            self.commit_range(file, at, payload);
         }
         Ok(())
     }
 
+    /// Whether the newest unsynced change that touches this range is this very write.
+    fn is_on_its_way(&self, file: FileId, at: usize, payload: &Payload) -> bool {
+        let newest = self.pending.iter().rev().find(|pending| match &pending.change {
+            Change::Write { file: of, at: from, payload: other } => {
+                *of == file && *from < at + payload.len() && at < from + other.len()
+            }
+            Change::Size { file: of, .. } => *of == file,
+            _ => false,
+        });
+        newest.is_some_and(|pending| match &pending.change {
+            Change::Write { at: from, payload: other, .. } => *from == at && other.equals(payload),
+            _ => false,
+        })
+    }
+
     /// Makes a range durable, and takes it out of the pending writes: they are older.
-    fn commit_range(&mut self, file: FileId, offset: u64, data: &[u8]) {
-        let end = offset + data.len() as u64;
+    fn commit_range(&mut self, file: FileId, at: usize, payload: Payload) {
+        let covered = at..at + payload.len();
         let inode = self.inodes.get_mut(&file).expect("a file lives while it is open");
-        inode.durable.write(offset, data);
-        let before = std::mem::take(&mut self.pending);
-        for Pending { change, forgotten } in before {
+        inode.commit(&Change::Write { file, at, payload });
+        let overlaps = |change: &Change| match change {
+            Change::Write { file: of, at, payload } => {
+                *of == file && *at < covered.end && covered.start < at + payload.len()
+            }
+            _ => false,
+        };
+        if !self.pending.iter().any(|pending| overlaps(&pending.change)) {
+            return;
+        }
+        for Pending { change, forgotten } in std::mem::take(&mut self.pending) {
             match change {
-                Change::Write { file: of, offset: start, data }
-                    if of == file && start < end && offset < start + data.len() as u64 =>
-                {
-                    let stop = start + data.len() as u64;
-                    if start < offset {
-                        let head = data[..(offset - start) as usize].to_vec();
-                        let change = Change::Write { file, offset: start, data: head };
-                        self.pending.push(Pending { change, forgotten });
-                    }
-                    if end < stop {
-                        let tail = data[(end - start) as usize..].to_vec();
-                        let change = Change::Write { file, offset: end, data: tail };
+                Change::Write { at, payload, .. } if overlaps(&change) => {
+                    for rest in rest_of(at..at + payload.len(), &covered) {
+                        let payload = payload.part(rest.start - at..rest.end - at);
+                        let change = Change::Write { file, at: rest.start, payload };
                         self.pending.push(Pending { change, forgotten });
                     }
                 }
@@ -329,29 +471,39 @@ impl World {
 
     /// Makes the covered changes durable, in their order.
     fn commit(&mut self, covers: impl Fn(&Change) -> bool) {
-        let before = std::mem::take(&mut self.pending);
-        for Pending { change, forgotten } in before {
+        for Pending { change, forgotten } in std::mem::take(&mut self.pending) {
             if forgotten || !covers(&change) {
                 self.pending.push(Pending { change, forgotten });
                 continue;
             }
             match change.file() {
                 Some(file) => {
-                    let inode = self.inodes.get_mut(&file).expect("a file lives while it is open");
-                    change.apply_to(&mut inode.durable);
+                    self.inodes.get_mut(&file).expect("a file lives while it is open").commit(&change);
                 }
                 None => change.apply_name(&mut self.durable_names, &mut self.durable_dirs),
             }
         }
     }
 
-    fn sync_where(&mut self, covers: impl Fn(&Change) -> bool) -> io::Result<()> {
-        match self.turn() {
-            Ok(Turn::Go) => {
-                self.commit(covers);
+    fn sync_where(&mut self, record: &mut Record, covers: impl Fn(&Change) -> bool) -> io::Result<()> {
+        let number = self.operations;
+        let turn = match self.turn() {
+            Ok(Turn::Short { .. }) => Err(input_output()),
+            turn => turn,
+        };
+        match turn {
+            Ok(Turn::Halt) => Err(halted()),
+            Ok(Turn::Lost) => {
+                record.note(self, number);
                 Ok(())
             }
-            Ok(Turn::Halt) => Err(halted()),
+            Ok(_) => {
+                record.note(self, number);
+                if !self.lying {
+                    self.commit(covers);
+                }
+                Ok(())
+            }
             Err(error) => {
                 for pending in self.pending.iter_mut().filter(|pending| covers(&pending.change)) {
                     pending.forgotten = true;
@@ -361,29 +513,29 @@ impl World {
         }
     }
 
-    pub(super) fn sync(&mut self, file: FileId) -> io::Result<()> {
-        self.sync_where(|change| change.file() == Some(file))
+    pub(super) fn sync(&mut self, record: &mut Record, file: FileId) -> io::Result<()> {
+        self.sync_where(record, |change| change.file() == Some(file))
     }
 
-    pub(super) fn sync_dir(&mut self, dir: &str) -> io::Result<()> {
+    pub(super) fn sync_dir(&mut self, record: &mut Record, dir: &str) -> io::Result<()> {
         if !dir.is_empty() && !self.dirs.contains(dir) {
             return Err(not_found());
         }
-        self.sync_where(|change| change.is_in(dir))?;
+        self.sync_where(record, |change| change.is_in(dir))?;
         self.purge();
         Ok(())
     }
 
-    pub(super) fn allocate(&mut self, file: FileId, len: u64) -> io::Result<()> {
+    pub(super) fn allocate(&mut self, record: &mut Record, file: FileId, len: u64) -> io::Result<()> {
         let current = self.inodes[&file].current.len();
-        let free = self.capacity.saturating_sub(self.used_bytes());
-        if len.saturating_sub(current) > free {
+        if len > current && len - current > self.capacity.saturating_sub(self.used_bytes()) {
             // What the device still has is taken, as a real file system may do.
+            let free = self.capacity.saturating_sub(self.used_bytes());
             let part = current + free / BLOCK as u64 * BLOCK as u64;
-            self.change((part > current).then_some(Change::Size { file, len: part }))?;
-            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            self.change(record, (part > current).then_some(Change::Size { file, len: part }))?;
+            return Err(no_space());
         }
-        self.change((len > current).then_some(Change::Size { file, len }))
+        self.change(record, (len > current).then_some(Change::Size { file, len }))
     }
 
     pub(super) fn read(&mut self, file: FileId, offset: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -392,14 +544,55 @@ impl World {
         if self.halted() {
             return Err(halted());
         }
-        if self.fail_read == Some(number) {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
+        let fault = self.fail_read.filter(|(at, _)| *at == number).map(|(_, fault)| fault);
         let current = &self.inodes[&file].current;
-        if offset + buf.len() as u64 > current.len() {
+        if fault == Some(ReadFault::Io) {
+            return Err(input_output());
+        }
+        if fault == Some(ReadFault::Short) || offset + buf.len() as u64 > current.len() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
         current.read(offset, buf);
+        if let Some(ReadFault::Flipped { at, mask }) = fault
+            && !buf.is_empty()
+        {
+            let at = at % buf.len();
+            buf[at] ^= mask;
+        }
         Ok(())
     }
+
+    /// How each of the unsynced changes can be torn.
+    pub(super) fn shapes(&self) -> Vec<Shape> {
+        let shape = |pending: &Pending| match &pending.change {
+            Change::Write { payload, .. } => Shape::Blocks(payload.len()),
+            _ => Shape::Atomic,
+        };
+        self.pending.iter().map(shape).collect()
+    }
+
+    pub(super) fn describe(&self) -> Vec<String> {
+        let name = |file: &FileId| {
+            let found = self.names.iter().chain(self.durable_names.iter()).find(|(_, id)| *id == file);
+            found.map_or_else(|| format!("file {file}"), |(name, _)| String::from(&**name))
+        };
+        let describe = |pending: &Pending| match &pending.change {
+            Change::Write { file, at, payload } => {
+                format!("write blocks {}..{} of {}", at, at + payload.len(), name(file))
+            }
+            Change::Size { file, len } => format!("set the length of {} to {len}", name(file)),
+            Change::Create { name, .. } => format!("create {name}"),
+            Change::Rename { from, to, .. } => format!("rename {from} to {to}"),
+            Change::Remove { name } => format!("remove {name}"),
+            Change::Directory { name } => format!("create the directory {name}"),
+        };
+        self.pending.iter().map(describe).collect()
+    }
+}
+
+/// What of `whole` lies before and behind `hole`.
+fn rest_of(whole: Range<usize>, hole: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let before = whole.start..hole.start.min(whole.end);
+    let behind = hole.end.max(whole.start)..whole.end;
+    [before, behind].into_iter().filter(|rest| rest.start < rest.end)
 }

@@ -295,7 +295,8 @@ impl Connection {
         let header = FrameHeader::parse(&partial);
         self.admit(&header)?;
         if header.kind == kind::DATA && header.length > 0 {
-            if !fill(&mut partial, HEADER_BYTES + 1) {
+            // The pad length belongs to what is judged; nothing else of the payload does.
+            if !fill(&mut partial, HEADER_BYTES + usize::from(header.has(frame::flag::PADDED))) {
                 self.partial = partial;
                 return Ok(false);
             }

@@ -45,8 +45,6 @@ const ITEMS_PER_TURN: usize = 4096;
 const CONNECTION_TICK_MS: Millis = 500;
 /// `sendmsg` takes this many slices (IOV_MAX).
 const SLICES_MAX: usize = 1024;
-/// Sends are submitted when this much is queued, bytes: what was just written is then still in the processor's cache.
-const SUBMIT_BYTES: usize = 256 << 10;
 
 /// A connection that speaks HTTP/1.1: the descriptor, and what was read from it already.
 pub type HandOver = Arc<dyn Fn(OwnedFd, Vec<u8>) + Send + Sync>;
@@ -644,35 +642,30 @@ impl ShardCore {
     }
 
     fn flush(&mut self, ring: &mut Ring) {
-        let mut queued = 0;
+        // All sends of a turn go out in one go, when the ring is entered: clients that wait on several connections are
+        // woken for many at once.
         while let Some(slot) = self.slots.dirty.pop() {
             let now = self.ticked_at;
-            queued += self.flush_connection(ring, slot, now);
-            if queued >= SUBMIT_BYTES {
-                queued = 0;
-                ring.submit();
-            }
+            self.flush_connection(ring, slot, now);
             self.rearm(ring, slot);
             self.reap(slot);
         }
     }
 
-    /// Answers how many bytes wait in the ring now for this connection.
-    fn flush_connection(&mut self, ring: &mut Ring, slot: u32, now: Millis) -> usize {
+    fn flush_connection(&mut self, ring: &mut Ring, slot: u32, now: Millis) {
         let entry = &mut self.slots.slots[slot as usize];
-        let Some(connection) = &mut entry.connection else { return 0 };
+        let Some(connection) = &mut entry.connection else { return };
         connection.dirty = false;
         connection.flushed = true;
         let Some(http2) = &mut connection.http2 else {
             if connection.closing {
                 self.disconnected(ring, slot, now);
             }
-            return 0;
+            return;
         };
         if connection.sending {
-            return 0;
+            return;
         }
-        let mut queued = 0;
         let mut broken = false;
         while !connection.dead {
             self.streams.clear();
@@ -693,7 +686,6 @@ impl ShardCore {
                 && !http2.outbound().awaits_output();
             if simple {
                 let batch = http2.output().take();
-                queued = batch.len();
                 self.sends.push(ring, slot, connection.socket.fd.as_raw_fd(), batch);
                 connection.sending = true;
                 break;
@@ -728,7 +720,6 @@ impl ShardCore {
         if over {
             self.disconnected(ring, slot, now);
         }
-        queued
     }
 }
 

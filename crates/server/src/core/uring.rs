@@ -202,13 +202,6 @@ impl Ring {
         self.backlog.is_empty() && self.ring.submission().is_empty()
     }
 
-    /// Submits what was queued, without waiting for anything. What cannot be submitted now goes with the next
-    /// [`Ring::enter`].
-    pub fn submit(&mut self) {
-        self.flush_backlog();
-        let _ = self.ring.submit();
-    }
-
     pub fn cancel(&mut self, tag: Tag) {
         self.push(opcode::AsyncCancel::new(tag.pack()).build(), Tag::Ignored);
     }

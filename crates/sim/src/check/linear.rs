@@ -304,8 +304,10 @@ impl<'h> Replay<'h> {
                     "{op}: whether it made revision {revision}, or a lost call did, was not seen"
                 );
             }
-            if let Some(other) = owner.replace(number) {
-                let other = &self.history.operations[other];
+            let Some(other) = owner.replace(number) else { continue };
+            let other = &self.history.operations[other];
+            // Revoked, granted again and revoked again without a key: the same revision, and no matter which.
+            if other.request != op.request {
                 return found!(RevisionReused, op.end_step(), "{op}: the same revision was given to {other}");
             }
         }

@@ -61,9 +61,16 @@ pub struct Observed {
 impl Observed {
     pub fn of(history: &History) -> Observed {
         let mut starts: HashMap<u32, Vec<u64>> = HashMap::new();
+        let (mut compacted, mut may_be_compacted) = (Vec::new(), Vec::new());
+        let mut compactions = HashMap::new();
         for (at, note) in &history.notes {
-            if let Note::Started { member } = note {
-                starts.entry(*member).or_default().push(at.step);
+            match note {
+                Note::Started { member } => starts.entry(*member).or_default().push(at.step),
+                Note::Compacting { revision } => {
+                    may_be_compacted.push((*at, *revision));
+                    compactions.entry(*revision).or_insert(at.step);
+                }
+                _ => {}
             }
         }
         let life = |member: u32, step: u64| {
@@ -73,8 +80,6 @@ impl Observed {
 
         let mut reached = Vec::new();
         let mut of_lives: HashMap<Life, Vec<(Moment, i64)>> = HashMap::new();
-        let (mut compacted, mut may_be_compacted) = (Vec::new(), Vec::new());
-        let mut compactions = HashMap::new();
         for op in &history.operations {
             if let (Some(answer), Some(end)) = (op.answer(), op.end) {
                 reached.push((end, answer.revision()));
@@ -90,7 +95,8 @@ impl Observed {
                     _ => continue,
                 }
                 may_be_compacted.push((op.call, revision));
-                compactions.entry(revision).or_insert(op.call.step);
+                let first = compactions.entry(revision).or_insert(op.call.step);
+                *first = op.call.step.min(*first);
             }
         }
         for stream in &history.streams {
@@ -130,7 +136,7 @@ impl Observed {
         known.and_then(|known| known.before(step)).unwrap_or(1).max(1)
     }
 
-    /// Whether the member was started between two steps.
+    /// Whether the member was not started between two steps.
     pub fn same_life(&self, member: u32, from: u64, to: u64) -> bool {
         self.life(member, from) == self.life(member, to)
     }

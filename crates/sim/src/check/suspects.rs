@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::model::{Change, Keys};
 use super::streams::{Heard, Streams};
-use crate::history::{Answer, Event, History, Kind, Kv, OpAnswer, Request, TxnOp};
+use crate::history::{Answer, DeleteRange, Event, History, Kind, Kv, OpAnswer, Put, Request, TxnOp};
 
 /// One thing that is known of a revision.
 #[derive(Clone, Copy, Debug)]
@@ -158,40 +158,36 @@ impl Suspects {
         let mut suspects = Suspects::default();
         for (number, op) in history.operations.iter().enumerate().filter(|(_, op)| op.is_lost()) {
             let number = number as u32;
-            let known = match &op.request {
-                Request::Put(put) => suspects.add_op(number, &TxnOp::Put(put.clone()), keys),
-                Request::DeleteRange(delete) => {
-                    suspects.add_op(number, &TxnOp::DeleteRange(delete.clone()), keys);
-                }
-                Request::Txn(txn) if !txn.is_read_only() => {
-                    txn.each_op(&mut |op| suspects.add_op(number, op, keys));
-                }
+            match &op.request {
+                Request::Put(put) => suspects.add_put(number, put, keys),
+                Request::DeleteRange(delete) => suspects.add_delete(number, delete, keys),
+                Request::Txn(txn) if !txn.is_read_only() => txn.each_op(&mut |op| match op {
+                    TxnOp::Put(put) => suspects.add_put(number, put, keys),
+                    TxnOp::DeleteRange(delete) => suspects.add_delete(number, delete, keys),
+                    TxnOp::Range(_) | TxnOp::Txn(_) => {}
+                }),
                 Request::LeaseRevoke { .. } => suspects.wide.push(number),
                 _ => continue,
-            };
-            let () = known;
+            }
             suspects.count += 1;
         }
         suspects
     }
 
-    fn add_op(&mut self, number: u32, op: &TxnOp, keys: &Keys) {
-        match op {
-            TxnOp::Put(put) => {
-                let rank = keys.rank(&put.key).expect("every key that is put is known");
-                if put.ignore_value {
-                    self.by_key.entry(rank).or_default().push(number);
-                } else {
-                    self.by_put.entry((rank, base::crc32c(&put.value))).or_default().push(number);
-                }
-            }
-            TxnOp::DeleteRange(delete) if delete.range_end.is_empty() => {
-                if let Some(rank) = keys.rank(&delete.key) {
-                    self.by_key.entry(rank).or_default().push(number);
-                }
-            }
-            TxnOp::DeleteRange(_) => self.wide.push(number),
-            TxnOp::Range(_) | TxnOp::Txn(_) => {}
+    fn add_put(&mut self, number: u32, put: &Put, keys: &Keys) {
+        let rank = keys.rank(&put.key).expect("every key that is put is known");
+        if put.ignore_value {
+            self.by_key.entry(rank).or_default().push(number);
+        } else {
+            self.by_put.entry((rank, base::crc32c(&put.value))).or_default().push(number);
+        }
+    }
+
+    fn add_delete(&mut self, number: u32, delete: &DeleteRange, keys: &Keys) {
+        if !delete.range_end.is_empty() {
+            self.wide.push(number);
+        } else if let Some(rank) = keys.rank(&delete.key) {
+            self.by_key.entry(rank).or_default().push(number);
         }
     }
 

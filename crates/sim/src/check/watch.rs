@@ -72,7 +72,8 @@ fn check_requested(number: usize, stream: &Stream, timeline: &Timeline) -> Resul
                 let Some(request) = requests.get(answers) else { continue };
                 answers += 1;
                 let floor = timeline.observed.member_floor(stream.member, request.step);
-                if answer.revision < floor {
+                let lives_on = timeline.observed.same_life(stream.member, request.step, at.step);
+                if answer.revision < floor && lives_on {
                     return found!(
                         WatchBookmarkable,
                         at.step,
@@ -156,7 +157,8 @@ impl<'w, 'h> Follow<'w, 'h> {
             };
         }
         let floor = timeline.observed.member_floor(watcher.member, watcher.sent.step);
-        if created.revision < floor || !created.events.is_empty() {
+        let lives_on = timeline.observed.same_life(watcher.member, watcher.sent.step, at.step);
+        if (created.revision < floor && lives_on) || !created.events.is_empty() {
             return found!(
                 WatchCreated,
                 at.step,

@@ -319,6 +319,7 @@ impl Display for Note {
             Note::Started { member } => write!(f, "member {member} started"),
             Note::LeaderLost => f.write_str("nobody leads"),
             Note::LeaderWon { member } => write!(f, "member {member} leads"),
+            Note::Compacting { revision } => write!(f, "compacting to {revision}"),
             Note::Settled { revision } => write!(f, "settled at {revision}"),
         }
     }

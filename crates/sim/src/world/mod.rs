@@ -185,9 +185,6 @@ impl std::fmt::Display for Failure {
 pub struct Options {
     /// Every line of the trace goes to standard output, and the history at the end.
     pub print: bool,
-    /// A known bug, put back in.
-    #[cfg(feature = "zoo")]
-    pub bug: Option<base::bug::Bug>,
 }
 
 /// What came of a seed.
@@ -211,14 +208,10 @@ const TAIL: usize = 40;
 /// Runs one seed to its end, or to the first thing that is wrong.
 pub fn run(seed: u64, options: Options) -> Outcome {
     trace::begin(seed, options.print);
-    #[cfg(feature = "zoo")]
-    base::bug::inject(options.bug);
     let world = Rc::new(RefCell::new(World::new(seed)));
     let ended = catch_unwind(AssertUnwindSafe(|| World::run(&world)));
     disk::between(None);
     let ended = ended.unwrap_or_else(|panic| Err(Failure::new("Panic", panic_text(&*panic))));
-    #[cfg(feature = "zoo")]
-    base::bug::inject(None);
     let world = world.borrow();
     let env = &world.env;
     if options.print {

@@ -322,7 +322,6 @@ impl<M: Clone> Network<M> {
         if bytes.is_empty() || connection.broken {
             return;
         }
-        let (from, to) = (connection.node(side), connection.node(side.other()));
         let cut = if bytes.len() > 1 && self.random.one_in(8) {
             1 + self.random.below(bytes.len() as u64 - 1) as usize
         } else {

@@ -32,11 +32,11 @@ impl Options {
             seed,
             actions: 2000,
             members: 1 + (seed % 2) as u32,
-            crashes: seed % 3 > 0,
-            losses: seed % 5 > 0,
+            crashes: !seed.is_multiple_of(3),
+            losses: !seed.is_multiple_of(5),
             deletes: true,
             revokes: true,
-            dump_all: seed % 2 > 0,
+            dump_all: !seed.is_multiple_of(2),
             flaw: None,
         }
     }
@@ -347,15 +347,7 @@ impl World {
                 self.client(client);
             }
             60..64 => self.expire(),
-            64..68 => {
-                if !self.ghosts.is_empty() {
-                    let which = self.random.below(self.ghosts.len() as u64) as usize;
-                    let request = self.ghosts.swap_remove(which);
-                    if self.random.one_in(2) && self.may_execute(&request) {
-                        let _ = self.server.execute(&request, self.now_us);
-                    }
-                }
-            }
+            64..68 => self.ghost(),
             68..72 => self.advance(),
             72..95 => {
                 let wire = self.random.below(self.wires.len() as u64) as usize;
@@ -370,12 +362,18 @@ impl World {
                 }
             }
             96..98 => self.hash(),
-            98 => {
-                if self.options.crashes && self.random.one_in(4) {
-                    self.crash();
-                }
-            }
+            98 if self.options.crashes && self.random.one_in(4) => self.crash(),
             _ => {}
+        }
+    }
+
+    /// What was lost on its way is executed after all, or never.
+    fn ghost(&mut self) {
+        let Some(count) = std::num::NonZero::new(self.ghosts.len() as u64) else { return };
+        let which = self.random.below(count.get()) as usize;
+        let request = self.ghosts.swap_remove(which);
+        if self.random.one_in(2) && self.may_execute(&request) {
+            let _ = self.server.execute(&request, self.now_us);
         }
     }
 
@@ -807,10 +805,10 @@ impl World {
             wire.wishes.insert(answer.watch_id, wish);
         } else if answer.canceled {
             wire.wishes.remove(&answer.watch_id);
-        } else if let (Some(last), false) = (answer.events.last(), answer.fragment) {
-            if let Some(wish) = wire.wishes.get_mut(&answer.watch_id) {
-                wish.next = last.kv.modified + 1;
-            }
+        } else if let (Some(last), false) = (answer.events.last(), answer.fragment)
+            && let Some(wish) = wire.wishes.get_mut(&answer.watch_id)
+        {
+            wish.next = last.kv.modified + 1;
         }
     }
 

@@ -13,9 +13,12 @@ pub const DIR: &str = "log";
 
 /// Small segments and batches, so that a short script meets every border. Some starts have so small ones that whole
 /// segments are in flight together.
+/// What a client would have to guess of a boot number.
+const SECRET: u64 = 0x5ec2_e700 << 32;
+
 pub fn options(boot: u64) -> Options {
     let (blocks, in_flight) = if boot % 4 == 2 { (4, 8) } else { (8, 3) };
-    Options { segment_bytes: blocks * BLOCK as u64, batch_bytes: 2 * BLOCK, in_flight, boot }
+    Options { segment_bytes: blocks * BLOCK as u64, batch_bytes: 2 * BLOCK, in_flight, boot: boot | SECRET }
 }
 
 pub fn recover(files: &SimFiles, boot: u64) -> Result<(Wal, Recovered), WalError> {

@@ -282,7 +282,7 @@ impl Client {
                 if let Some(request) = odd {
                     self.count(env, Mechanism::OddRange);
                     let kvs = std::mem::take(&mut answer.kvs);
-                    let (more, header) = (std::mem::take(&mut answer.more), answer.header.clone());
+                    let (more, header) = (std::mem::take(&mut answer.more), answer.header);
                     let revision = header.map_or(0, |header| header.revision);
                     env.odd_answers.push(OddAnswer { request: *request, revision, kvs, more });
                 }

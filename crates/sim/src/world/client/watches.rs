@@ -96,9 +96,13 @@ impl Client {
     /// Opens the streams that are not open, and asks for the watchers that are not there.
     pub(super) fn tend_watches(&mut self, env: &mut Env) {
         for place in 0..self.streams.len() {
-            let missing: Vec<usize> = (0..self.streams[place].watchers.len())
-                .filter(|&w| !self.streams[place].watchers[w].asked)
-                .collect();
+            let missing = |stream: &Stream| -> Vec<usize> {
+                (0..stream.watchers.len()).filter(|&watcher| !stream.watchers[watcher].asked).collect()
+            };
+            if self.streams[place].mute && !missing(&self.streams[place]).is_empty() {
+                self.leave(env, place);
+            }
+            let missing = missing(&self.streams[place]);
             for watcher in missing {
                 self.create(env, place, watcher);
             }
