@@ -18,7 +18,12 @@ pub struct Cursor<'a> {
     leaf: Option<Node<'a>>,
     at: usize,
     count: usize,
+    /// Children of the leaf's parent below this were asked for ahead.
+    fetched: u16,
 }
+
+/// How many leaves a walk has the processor load ahead: a leaf is read in less time than it takes to come.
+const LEAVES_AHEAD: usize = 2;
 
 #[derive(Clone, Copy, Default)]
 struct Step {
@@ -31,7 +36,16 @@ impl<'a> Cursor<'a> {
         let root = view.tree(tree);
         assert!(usize::from(root.level) < LEVELS_MAX, "a tree of {} levels", root.level);
         let depth = usize::from(root.level);
-        Cursor { view, tree, path: [Step::default(); LEVELS_MAX], depth, leaf: None, at: 0, count: 0 }
+        Cursor {
+            view,
+            tree,
+            path: [Step::default(); LEVELS_MAX],
+            depth,
+            leaf: None,
+            at: 0,
+            count: 0,
+            fetched: 0,
+        }
     }
 
     fn enter(&mut self, leaf: Node<'a>) {
@@ -46,6 +60,7 @@ impl<'a> Cursor<'a> {
             let node = self.view.space().node(page);
             let at = if last { node.count() - 1 } else { 0 };
             self.path[step] = Step { page, at: at as u16 };
+            self.fetched = 0;
             page = node.child(at);
         }
         self.enter(self.view.space().node(page));
@@ -59,6 +74,7 @@ impl<'a> Cursor<'a> {
         if root.page == 0 {
             return None;
         }
+        self.fetched = 0;
         let space = self.view.space();
         let probe = Probe::new(self.view.order(self.tree), key);
         let mut page = root.page;
@@ -85,11 +101,23 @@ impl<'a> Cursor<'a> {
             if next < node.count() {
                 self.path[level].at = next as u16;
                 self.descend(node.child(next), level + 1, false);
+                if level + 1 == self.depth {
+                    self.look_ahead(node, next);
+                }
                 return true;
             }
         }
         self.leaf = None;
         false
+    }
+
+    /// A walk that came to a second leaf will want those behind it: whole, as answers copy what they hold.
+    fn look_ahead(&mut self, parent: Node<'a>, at: usize) {
+        let wanted = (at + 1 + LEAVES_AHEAD).min(parent.count());
+        for ahead in (at + 1).max(usize::from(self.fetched))..wanted {
+            self.view.space().prefetch(parent.child(ahead));
+        }
+        self.fetched = wanted as u16;
     }
 
     /// To the last entry of the next leaf to the left, or to no entry.
