@@ -9,8 +9,6 @@
 mod common;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -18,6 +16,7 @@ use std::time::Duration;
 use base::Random;
 use common::client::Client;
 use common::server::{Recipe, Server};
+use common::small_disk::SmallDisk;
 use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::*;
 use proto::mvccpb::event::EventType;
@@ -376,62 +375,6 @@ fn a_terminated_server_comes_back() {
         let all = RangeRequest { key: vec![0], range_end: vec![0], ..Default::default() };
         assert_eq!(client.range(all).await.expect("a range").count, 3);
     });
-}
-
-/// A small file system in a file.
-struct SmallDisk {
-    _dir: tempfile::TempDir,
-    mounted: PathBuf,
-}
-
-impl SmallDisk {
-    fn new(bytes: u64) -> Option<SmallDisk> {
-        // SAFETY: no arguments, no memory.
-        if unsafe { libc::geteuid() } != 0 {
-            common::skip("a file system of our own needs root");
-            return None;
-        }
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let image = dir.path().join("image");
-        let mounted = dir.path().join("mounted");
-        std::fs::create_dir(&mounted).expect("a directory");
-        std::fs::File::create(&image).and_then(|file| file.set_len(bytes)).expect("an image");
-        let run = |program: &str, arguments: &[&str], paths: &[&Path]| {
-            Command::new(program).args(arguments).args(paths).status().is_ok_and(|status| status.success())
-        };
-        if !run("mkfs.ext4", &["-q", "-F"], &[&image]) || !run("mount", &["-o", "loop"], &[&image, &mounted])
-        {
-            common::skip("mkfs.ext4 or a loop mount is not possible here");
-            return None;
-        }
-        Some(SmallDisk { _dir: dir, mounted })
-    }
-
-    fn free_bytes(&self) -> u64 {
-        let path = std::ffi::CString::new(self.mounted.to_str().expect("text")).expect("no zero");
-        // SAFETY: all zeros is a valid statvfs.
-        let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
-        // SAFETY: the path is a C string and `stat` lives.
-        assert_eq!(unsafe { libc::statvfs(path.as_ptr(), &mut stat) }, 0);
-        stat.f_bavail * stat.f_frsize
-    }
-
-    /// Takes all but `leave` bytes away.
-    fn fill(&self, leave: u64) -> PathBuf {
-        use std::os::fd::AsRawFd;
-        let ballast = self.mounted.join("ballast");
-        let file = std::fs::File::create(&ballast).expect("a file");
-        let bytes = self.free_bytes().saturating_sub(leave).max(1) as i64;
-        // SAFETY: the descriptor is open.
-        assert_eq!(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes) }, 0, "room for the ballast");
-        ballast
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.mounted).status();
-    }
 }
 
 /// On a full disk a server may refuse writes or end; what it has acknowledged is there, and with room it goes on.

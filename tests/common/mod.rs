@@ -9,7 +9,9 @@
 #![allow(dead_code)] // Each test uses its part.
 
 pub mod client;
+pub mod recorder;
 pub mod server;
+pub mod small_disk;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};

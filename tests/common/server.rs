@@ -180,6 +180,18 @@ impl Server {
         }
     }
 
+    /// SIGSTOP: it hangs, and its connections stay.
+    pub fn suspend(&self) {
+        // SAFETY: the process is our child and was not waited for, so the id is still its own.
+        unsafe { libc::kill(self.id() as i32, libc::SIGSTOP) };
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.id() as i32, libc::SIGCONT) };
+    }
+
     /// SIGTERM, and waits for the end; true when it ended in time.
     pub fn terminate(&mut self, timeout: Duration) -> bool {
         let Some(mut child) = self.child.take() else { return true };
