@@ -377,6 +377,29 @@ fn a_terminated_server_comes_back() {
     });
 }
 
+/// --wal-dir: the log is there and nowhere else, survives a kill, and is missed where it is not named.
+#[test]
+fn the_log_may_stand_on_a_disk_of_its_own() {
+    let Some(binary) = common::ours() else { return };
+    let apart = tempfile::tempdir().expect("a temporary directory");
+    let apart = apart.path().join("log");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path().join("data");
+    let recipe = Recipe::new(&binary).flag(format!("--wal-dir={}", apart.display()));
+    let mut server = Server::start_in(recipe, &dir).unwrap_or_else(|why| panic!("{why}"));
+    let files = |path: &std::path::Path| std::fs::read_dir(path).map_or(0, |entries| entries.count());
+    common::run(async {
+        let mut client = Client::connect(&server.endpoint).await;
+        client.put("k", "v").await;
+        server.kill();
+        assert!(files(&apart) > 0 && files(&dir.join("log")) == 0 && files(&dir.join("member/wal")) == 0);
+        server.restart().unwrap_or_else(|why| panic!("{why}"));
+        let mut client = Client::connect(&server.endpoint).await;
+        assert_eq!(client.put("k", "w").await.header.expect("a header").revision, 3);
+        assert!(server.terminate(PATIENCE), "SIGTERM was ignored");
+    });
+}
+
 /// On a full disk a server may refuse writes or end; what it has acknowledged is there, and with room it goes on.
 #[test]
 fn a_full_disk_loses_nothing() {

@@ -138,6 +138,14 @@ impl Rpc {
     pub fn shape(self) -> Shape {
         TABLE[self as usize].2
     }
+
+    /// A call that goes on until somebody ends it.
+    pub fn is_endless(self) -> bool {
+        match self {
+            Rpc::HealthWatch | Rpc::ElectionObserve => true,
+            _ => self.shape() == Shape::BidiStream,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use base::CallToken;
 use net::{End, Outbound};
 use prost::Message;
-use proto::errors::{Code, Error};
+use proto::errors::{self, Code, Error};
 use proto::etcdserverpb as pb;
 use replica::{Event, Outcome, Response};
 
@@ -85,8 +85,12 @@ impl Shard {
                 self.delete_range(out, stream, request);
             }
             Rpc::Txn => {
-                let request = decode!(self, out, stream, rpc, bytes as pb::TxnRequest);
-                self.txn(out, stream, request);
+                match proto::deep::txn(bytes) {
+                    Ok(Some(request)) => self.txn(out, stream, request),
+                    // Each level takes up operations, so so many levels hold too many.
+                    Ok(None) => self.fail(out, stream, rpc, &errors::TOO_MANY_OPS),
+                    Err(error) => self.fail(out, stream, rpc, &malformed(&error)),
+                }
             }
             Rpc::Compact => {
                 let request = decode!(self, out, stream, rpc, bytes as pb::CompactionRequest);

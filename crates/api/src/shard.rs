@@ -190,13 +190,13 @@ impl Shard {
         self.turn.slow.drain(..)
     }
 
-    /// Watches and keep-alives end, nothing new is taken; the rest finishes.
+    /// What never ends by itself ends (watches, keep-alives), nothing new is taken; the rest finishes.
     pub fn drain(&mut self, connections: &mut dyn Connections) {
         self.draining = true;
         let streams: Vec<(usize, CallToken)> = self
             .calls
             .iter()
-            .filter(|(_, call)| call.rpc.shape() != Shape::Unary)
+            .filter(|(_, call)| call.rpc.is_endless())
             .map(|(position, call)| (position, call.token))
             .collect();
         for (position, token) in streams {

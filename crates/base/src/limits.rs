@@ -68,8 +68,10 @@ pub const RECEIVE_BUFFER_BYTES: usize = 16 << 10;
 pub const RECEIVE_BUFFERS: u16 = 1024;
 /// Output that a connection may hold unsent before its requests wait, bytes.
 pub const OUTPUT_BYTES_PER_CONNECTION: usize = 1 << 20;
-/// A header list after decoding, bytes: grpc-go's default ceiling.
-pub const HEADER_LIST_BYTES: usize = 16 << 10;
+/// A header list after decoding, bytes. grpc-go takes 16 MiB; what clients of etcd send is a token and a few names.
+pub const HEADER_LIST_BYTES: usize = 64 << 10;
+/// Members of a gzip message: each costs a fresh inflater, whatever it holds. Writers make one.
+pub const GZIP_MEMBERS_MAX: usize = 8;
 /// HPACK dynamic table of a peer, bytes: the protocol's default; larger wishes are refused.
 pub const HPACK_TABLE_BYTES: usize = 4096;
 /// One HTTP/2 frame from a peer, bytes: the protocol's default, as grpc-go announces.

@@ -15,6 +15,8 @@ use crate::{BLOCK, Chunk, DioAlignment, File, Files, OpenMode, assert_aligned, a
 /// Names below `root`; every file is opened with O_DIRECT.
 pub struct OsFiles {
     root: PathBuf,
+    /// A directory of the root that stands elsewhere, and where.
+    apart: Option<(String, PathBuf)>,
 }
 
 impl OsFiles {
@@ -27,7 +29,15 @@ impl OsFiles {
             let source = io::Error::from(io::ErrorKind::NotADirectory);
             return Err(named(format!("open the data directory {}", root.display()), source));
         }
-        Ok(OsFiles { root })
+        Ok(OsFiles { root, apart: None })
+    }
+
+    /// The same, but for the directory `name` of the root, which is `path`: there it is made where it is absent, and
+    /// its parent must be a directory.
+    pub fn with_directory(self, name: &str, path: impl Into<PathBuf>) -> OsFiles {
+        assert_name(name);
+        assert!(!name.contains('/'), "a directory of the root, not {name}");
+        OsFiles { apart: Some((name.to_owned(), path.into())), ..self }
     }
 
     pub fn root(&self) -> &Path {
@@ -39,6 +49,15 @@ impl OsFiles {
             return self.root.clone();
         }
         assert_name(name);
+        if let Some((dir, path)) = &self.apart
+            && let Some(rest) = name.strip_prefix(dir.as_str())
+        {
+            match rest.strip_prefix('/') {
+                Some(rest) => return path.join(rest),
+                None if rest.is_empty() => return path.clone(),
+                None => {}
+            }
+        }
         self.root.join(name)
     }
 }
@@ -83,10 +102,15 @@ impl Files for OsFiles {
     fn create_dir(&self, dir: &str) -> io::Result<()> {
         assert_name(dir);
         let path = self.path(dir);
-        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-            made => made.map_err(|error| named(format!("create the directory {}", path.display()), error)),
-        }
+        let made = match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+            made => made,
+        };
+        // One that stands elsewhere is not made durable by a sync of the root.
+        let apart = self.apart.as_ref().is_some_and(|(name, _)| name == dir);
+        let parent = path.parent().filter(|_| apart);
+        made.and_then(|()| parent.map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all()))
+            .map_err(|error| named(format!("create the directory {}", path.display()), error))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -129,6 +129,28 @@ fn more_writes_at_once_than_the_ring_is_deep() {
 }
 
 #[test]
+fn a_directory_can_stand_elsewhere() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (root, apart) = (dir.path().join("root"), dir.path().join("apart"));
+    std::fs::create_dir(&root).unwrap();
+    let files = OsFiles::new(&root).unwrap().with_directory("log", &apart);
+    assert!(!files.exists("log").unwrap());
+    files.create_dir("log").unwrap();
+    files.create_dir("log").unwrap();
+    files.open("log/a", OpenMode::CreateNew).unwrap();
+    files.open("logbook", OpenMode::CreateNew).unwrap();
+    files.rename("log/a", "log/b").unwrap();
+    files.sync_dir("log").unwrap();
+    assert_eq!(
+        (files.list("log").unwrap(), files.list("").unwrap()),
+        (vec!["b".into()], vec!["logbook".into()])
+    );
+    assert!(apart.join("b").is_file() && root.join("logbook").is_file() && !root.join("log").exists());
+    files.remove("log/b").unwrap();
+    assert!(files.list("log").unwrap().is_empty());
+}
+
+#[test]
 fn a_write_that_fails_says_where() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let files = OsFiles::new(dir.path()).unwrap();

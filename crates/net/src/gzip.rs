@@ -5,6 +5,8 @@
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
+use base::limits::GZIP_MEMBERS_MAX;
+
 use crate::grpc::{Refusal, code};
 
 const HEADER_BYTES: usize = 10;
@@ -33,7 +35,7 @@ pub(crate) fn inflate(data: &[u8], max_bytes: usize, out: &mut Vec<u8>) -> Resul
     let first = |what| (code::INTERNAL, format!("grpc: failed to decompress the message: {what}"));
     let later = |what| (code::INTERNAL, format!("grpc: failed to read decompressed data: {what}"));
     let mut rest = header(data).map_err(first)?;
-    loop {
+    for _ in 0..GZIP_MEMBERS_MAX {
         rest = member(rest, max_bytes, out)?;
         match header(rest) {
             Ok(next) => rest = next,
@@ -42,6 +44,8 @@ pub(crate) fn inflate(data: &[u8], max_bytes: usize, out: &mut Vec<u8>) -> Resul
             Err(what) => return Err(later(what)),
         }
     }
+    let text = format!("grpc: a compressed message of more than {GZIP_MEMBERS_MAX} gzip members");
+    Err((code::RESOURCE_EXHAUSTED, text))
 }
 
 /// What stands behind a member's header.
@@ -226,6 +230,12 @@ mod tests {
             );
             assert!(out.capacity() <= 2 * max_bytes + 2 * STEP_BYTES, "{} of {max_bytes}", out.capacity());
         }
+        // Many members of nothing cost as much as much content.
+        let many = |members: usize| gzip(b"").repeat(members);
+        assert_eq!(inflated(&many(GZIP_MEMBERS_MAX), 9), Ok(Vec::new()));
+        let (code, text) = inflated(&many(GZIP_MEMBERS_MAX + 1), 9).expect_err("these are too many");
+        assert_eq!(code, code::RESOURCE_EXHAUSTED);
+        assert_eq!(text, "grpc: a compressed message of more than 8 gzip members");
         let two = [gzip(&[1; 600]), gzip(&[2; 600])].concat();
         assert!(inflated(&two, 1200).is_ok());
         assert_eq!(inflated(&two, 1199).expect_err("it is too long").0, code::RESOURCE_EXHAUSTED);

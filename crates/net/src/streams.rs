@@ -247,21 +247,51 @@ impl<T> Streams<T> {
     }
 }
 
-/// The streams that we reset lately: what the peer sent before it heard of it is ignored.
+/// The streams that we reset lately: what the peer sent before it heard of it is ignored. Calls that are answered before
+/// the client has ended its side are among them, so there can be as many as calls are under way.
 #[derive(Default)]
 pub(crate) struct RecentResets {
-    ids: [u32; 32],
-    next: usize,
+    /// One bit for each of the last [`RecentResets::STREAMS`] ids up to `newest`; none before the first reset.
+    bits: Vec<u64>,
+    /// Half of the highest id that was added.
+    newest: u32,
 }
 
 impl RecentResets {
+    const STREAMS: u32 = 16 << 10;
+
+    fn place(half: u32) -> (usize, u64) {
+        let bit = half % Self::STREAMS;
+        (bit as usize / 64, 1 << (bit % 64))
+    }
+
+    /// An id far below the highest one is not kept.
     pub(crate) fn add(&mut self, id: u32) {
-        self.ids[self.next] = id;
-        self.next = (self.next + 1) % self.ids.len();
+        let half = id / 2;
+        if self.bits.is_empty() {
+            self.bits = vec![0; Self::STREAMS as usize / 64];
+            self.newest = half;
+        }
+        if half.saturating_sub(self.newest) >= Self::STREAMS {
+            self.bits.fill(0);
+            self.newest = half;
+        }
+        while self.newest < half {
+            self.newest += 1;
+            let (word, bit) = Self::place(self.newest);
+            self.bits[word] &= !bit;
+        }
+        if self.newest - half < Self::STREAMS {
+            let (word, bit) = Self::place(half);
+            self.bits[word] |= bit;
+        }
     }
 
     pub(crate) fn contains(&self, id: u32) -> bool {
-        self.ids.contains(&id)
+        let half = id / 2;
+        let within = half <= self.newest && self.newest - half < Self::STREAMS;
+        let (word, bit) = Self::place(half);
+        within && self.bits.get(word).is_some_and(|bits| bits & bit != 0)
     }
 }
 
@@ -270,6 +300,25 @@ mod tests {
     use super::*;
     use base::Random;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn resets_are_known_as_long_as_their_ids_are_near() {
+        let mut random = Random::new(3);
+        let mut resets = RecentResets::default();
+        let mut model = std::collections::BTreeSet::new();
+        assert!(!resets.contains(1));
+        let mut id = 1;
+        for step in 0..50_000 {
+            id += 2 * random.below(if step % 9000 == 0 { 30_000 } else { 4 }) as u32;
+            let reset = id - 2 * random.below(u64::from(id / 2 + 1)).min(random.below(20)) as u32;
+            resets.add(reset);
+            model.insert(reset);
+            let newest = *model.last().unwrap();
+            let asked = id + 20 - 2 * random.below(u64::from(id / 2).min(20_000) + 10) as u32;
+            let near = newest / 2 < asked / 2 + RecentResets::STREAMS;
+            assert_eq!(resets.contains(asked), near && model.contains(&asked), "{asked} at {id}");
+        }
+    }
 
     #[test]
     fn the_table_equals_a_map_under_random_use() {
@@ -305,12 +354,5 @@ mod tests {
             assert_eq!(streams.get_mut(*id).map(|s| s.word), Some(*word));
         }
         assert_eq!(streams.ids(), model.keys().copied().collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn recent_resets_forget_the_oldest() {
-        let mut recent = RecentResets::default();
-        (0..40).for_each(|i| recent.add(2 * i + 1));
-        assert!(!recent.contains(1) && recent.contains(79) && recent.contains(17));
     }
 }

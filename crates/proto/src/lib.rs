@@ -3,6 +3,7 @@
 //! Generated from the .proto files beside this crate. Knows the wire and nothing of the store.
 //! With the feature `client` the tonic clients are generated too; only tests and the bench ask for it.
 
+pub mod deep;
 pub mod errors;
 
 pub use errors::{Code, Error};

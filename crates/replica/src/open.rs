@@ -26,7 +26,8 @@ use crate::storage::Log;
 
 /// Where the data file and the log stand in the data directory.
 const DATA_FILE: &str = "data";
-const LOG_DIR: &str = "log";
+/// The directory of the log, in the data directory.
+pub const LOG_DIR: &str = "log";
 /// Number of the checkpoint that a new data file begins with: it has nothing in it.
 const FOUNDING: u64 = 1;
 

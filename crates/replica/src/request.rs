@@ -99,7 +99,7 @@ impl Request {
 
     /// The id in an entry's header, and its request.
     pub fn decode(data: &[u8]) -> Result<(u64, Request), prost::DecodeError> {
-        let message = pb::InternalRaftRequest::decode(data)?;
+        let message = proto::deep::internal_raft_request(data)?;
         let id = match (message.id, &message.header) {
             (0, Some(header)) => header.id,
             (id, _) => id,

@@ -31,8 +31,10 @@ use crate::{listen, notify, signals};
 
 /// Helper threads: one long export, one checkpoint and the log's segments at the same time.
 const POOL_THREADS: usize = 4;
-/// How long calls under way may take at shutdown.
-const DRAIN: Duration = Duration::from_millis(800);
+/// How long calls under way may take at shutdown: as etcd's request timeout with its usual election timeout.
+const DRAIN: Duration = Duration::from_secs(7);
+/// How long the log core may take to end after that.
+const STOP: Duration = Duration::from_secs(1);
 /// How often it looks at the memory of the process.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the main thread looks around while it waits for a signal.
@@ -41,15 +43,24 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 /// Runs until a signal ends it. The error is one line for the log.
 pub fn run(config: Config) -> Result<(), String> {
     signals::block();
-    let directory = prepare_directory(&config.data_dir)?;
+    let directory = prepare_directory(&config.data_dir, "data-dir")?;
     let _lock = disk::lock_directory(&directory).map_err(|error| error.to_string())?;
     if let Some(warning) = limits_check::raise_memlock() {
         emit(Level::Warn, &warning, &[]);
     }
     limits_check::probe_ring().map_err(|refused| refused.to_string())?;
-    let files: Arc<dyn disk::Files> =
-        Arc::new(disk::OsFiles::new(&directory).map_err(|error| error.to_string())?);
-    let sync_form = probe_sync(&*files)?;
+    let mut files = disk::OsFiles::new(&directory).map_err(|error| error.to_string())?;
+    let mut _log_lock = None;
+    let log_directory = match &config.wal_dir {
+        None => None,
+        Some(path) => Some(prepare_directory(path, "wal-dir")?),
+    };
+    if let Some(path) = &log_directory {
+        _log_lock = Some(disk::lock_directory(path).map_err(|error| error.to_string())?);
+        files = files.with_directory(replica::LOG_DIR, path);
+    }
+    let files: Arc<dyn disk::Files> = Arc::new(files);
+    let sync_form = probe_sync(log_directory.as_ref().unwrap_or(&directory))?;
     let boot = entropy().map_err(|error| format!("no entropy: {error}"))?;
 
     let (mut replica, report) = replica::open(files.clone(), replica_start(&config, boot))
@@ -206,7 +217,8 @@ pub fn run(config: Config) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(5));
     }
     log_sender.send(replica::Event::Stop);
-    while !stopped.load(Ordering::Acquire) && Instant::now() < deadline + DRAIN {
+    let deadline = Instant::now() + STOP;
+    while !stopped.load(Ordering::Acquire) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
     stop.store(true, Ordering::Release);
@@ -222,11 +234,12 @@ pub fn run(config: Config) -> Result<(), String> {
     Ok(())
 }
 
-fn prepare_directory(path: &Path) -> Result<PathBuf, String> {
+/// Makes the directory that `flag` names where it is absent; its whole path.
+fn prepare_directory(path: &Path, flag: &str) -> Result<PathBuf, String> {
     use std::os::unix::fs::DirBuilderExt;
     let shown = path.display();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
-        format!("cannot create the data directory {shown}: {error}; name another one with --data-dir")
+        format!("cannot create the directory {shown}: {error}; name another one with --{flag}")
     })?;
     if path.join("member").is_dir() {
         return Err(format!(
@@ -234,13 +247,14 @@ fn prepare_directory(path: &Path) -> Result<PathBuf, String> {
              and bring the data over with etcdctl make-mirror or a snapshot"
         ));
     }
-    path.canonicalize().map_err(|error| format!("cannot use the data directory {shown}: {error}"))
+    path.canonicalize().map_err(|error| format!("cannot use the directory {shown} of --{flag}: {error}"))
 }
 
-/// Which form of a durable write this device does fastest.
-fn probe_sync(files: &dyn disk::Files) -> Result<SyncForm, String> {
-    let probe = disk::probe::probe(files, disk::probe::PROBE_BUDGET)
-        .map_err(|error| format!("the disk of the data directory cannot be probed: {error}"))?;
+/// Which form of a durable write the log's device does fastest.
+fn probe_sync(directory: &Path) -> Result<SyncForm, String> {
+    let files = disk::OsFiles::new(directory).map_err(|error| error.to_string())?;
+    let probe = disk::probe::probe(&files, disk::probe::PROBE_BUDGET)
+        .map_err(|error| format!("the disk of {} cannot be probed: {error}", directory.display()))?;
     let (dsync, synced) = (probe.dsync_write_us.to_string(), probe.write_then_sync_us.to_string());
     let form = format!("{:?}", probe.form);
     let fields = [("form", form.as_str()), ("dsync-write-us", &dsync), ("write-then-sync-us", &synced)];

@@ -621,6 +621,8 @@ impl ShardCore {
             let http2 = connection.http2.as_mut().expect("who sends speaks HTTP/2");
             connection.sending = false;
             http2.output().give_back(settled.batch, settled.sent);
+            // A call takes so many slices and no more, and what was written since the send began could not go with it.
+            let more = self.unsettled || !http2.output().is_empty();
             self.shard.meter().sent_bytes.add(settled.sent as u64);
             match settled.error {
                 None => {}
@@ -633,7 +635,7 @@ impl ShardCore {
                     self.reap(slot);
                 }
             }
-            if self.unsettled {
+            if more {
                 self.slots.mark_dirty(slot);
             }
         }

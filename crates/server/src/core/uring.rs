@@ -197,9 +197,11 @@ impl Ring {
         self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), Tag::Sent { position });
     }
 
-    /// The kernel has taken every entry. It has when [`Ring::enter`] returns, unless it is short of memory.
+    /// The kernel has taken every entry, and no completion waits beside the ring for lack of room in it. So it is when
+    /// [`Ring::enter`] returns, unless the kernel is short of memory or very much has happened at once.
     pub fn is_submitted(&mut self) -> bool {
-        self.backlog.is_empty() && self.ring.submission().is_empty()
+        let entries = self.ring.submission();
+        self.backlog.is_empty() && entries.is_empty() && !entries.cq_overflow()
     }
 
     pub fn cancel(&mut self, tag: Tag) {

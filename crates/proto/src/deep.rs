@@ -1,0 +1,156 @@
+//! Transactions within transactions, deeper than prost decodes them: etcd takes as many levels as `--max-txn-ops` has
+//! operations, prost stops after fifty to keep its stack.
+//!
+//! Here only the nesting itself is taken apart, and its depth is limited; requests, compares and unknown fields are
+//! still prost's, with its limit.
+
+use prost::encoding::{DecodeContext, WireType, check_wire_type, decode_key, decode_varint, skip_field};
+use prost::{DecodeError, Message};
+
+use crate::etcdserverpb::request_op::Request;
+use crate::etcdserverpb::{InternalRaftRequest, RequestOp, TxnRequest};
+
+/// Levels of a transaction: more are refused whatever `--max-txn-ops` says.
+pub const TXN_LEVELS_MAX: usize = 512;
+
+/// Field `txn` of InternalRaftRequest.
+const RAFT_TXN: u32 = 6;
+
+/// A transaction of any depth; `None` when it has more than [`TXN_LEVELS_MAX`] levels. Errors: malformed.
+pub fn txn(bytes: &[u8]) -> Result<Option<TxnRequest>, DecodeError> {
+    match TxnRequest::decode(bytes) {
+        Ok(txn) => Ok(Some(txn)),
+        // It may have been the depth; then this is without error.
+        Err(error) => txn_at(bytes, 1).map_err(|_| error),
+    }
+}
+
+/// An entry of the log, as [`txn`] decodes what it may hold. Errors: malformed, or of more levels than any server takes.
+pub fn internal_raft_request(bytes: &[u8]) -> Result<InternalRaftRequest, DecodeError> {
+    let error = match InternalRaftRequest::decode(bytes) {
+        Ok(request) => return Ok(request),
+        Err(error) => error,
+    };
+    let mut others = Vec::new();
+    let mut nested = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let before = rest;
+        let (tag, wire_type) = decode_key(&mut rest)?;
+        if tag == RAFT_TXN {
+            nested.extend_from_slice(delimited(&mut rest, wire_type)?);
+        } else {
+            skip_field(wire_type, tag, &mut rest, DecodeContext::default())?;
+            others.extend_from_slice(&before[..before.len() - rest.len()]);
+        }
+    }
+    let mut request = InternalRaftRequest::decode(&others[..])?;
+    request.txn = Some(txn_at(&nested, 1).ok().flatten().ok_or(error)?);
+    Ok(request)
+}
+
+/// The bytes of a field of the message kind, which must be one.
+fn delimited<'b>(rest: &mut &'b [u8], wire_type: WireType) -> Result<&'b [u8], DecodeError> {
+    check_wire_type(WireType::LengthDelimited, wire_type)?;
+    let len = decode_varint(rest)?;
+    let split = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
+    let Some((bytes, after)) = split else {
+        // As for any other field that ends early.
+        skip_field(WireType::SixtyFourBit, 1, &mut &[][..], DecodeContext::default())?;
+        unreachable!("eight bytes are not in none");
+    };
+    *rest = after;
+    Ok(bytes)
+}
+
+fn txn_at(mut rest: &[u8], level: usize) -> Result<Option<TxnRequest>, DecodeError> {
+    if level > TXN_LEVELS_MAX {
+        return Ok(None);
+    }
+    let mut txn = TxnRequest::default();
+    while !rest.is_empty() {
+        let (tag, wire_type) = decode_key(&mut rest)?;
+        match tag {
+            1 => txn.compare.push(Message::decode(delimited(&mut rest, wire_type)?)?),
+            2 | 3 => {
+                let Some(op) = op_at(delimited(&mut rest, wire_type)?, level)? else { return Ok(None) };
+                if tag == 2 { txn.success.push(op) } else { txn.failure.push(op) }
+            }
+            _ => skip_field(wire_type, tag, &mut rest, DecodeContext::default())?,
+        }
+    }
+    Ok(Some(txn))
+}
+
+/// Of several requests in one operation the last counts.
+fn op_at(mut rest: &[u8], level: usize) -> Result<Option<RequestOp>, DecodeError> {
+    let mut op = RequestOp::default();
+    while !rest.is_empty() {
+        let (tag, wire_type) = decode_key(&mut rest)?;
+        if !(1..=4).contains(&tag) {
+            skip_field(wire_type, tag, &mut rest, DecodeContext::default())?;
+            continue;
+        }
+        let bytes = delimited(&mut rest, wire_type)?;
+        op.request = Some(match tag {
+            1 => Request::RequestRange(Message::decode(bytes)?),
+            2 => Request::RequestPut(Message::decode(bytes)?),
+            3 => Request::RequestDeleteRange(Message::decode(bytes)?),
+            _ => {
+                let Some(txn) = txn_at(bytes, level + 1)? else { return Ok(None) };
+                Request::RequestTxn(txn)
+            }
+        });
+    }
+    Ok(Some(op))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcdserverpb::{Compare, PutRequest, RequestHeader};
+
+    fn nested(levels: usize) -> TxnRequest {
+        let put = PutRequest { key: b"k".to_vec(), value: b"v".to_vec(), ..Default::default() };
+        let op = |request| RequestOp { request: Some(request) };
+        let mut txn = TxnRequest { success: vec![op(Request::RequestPut(put))], ..Default::default() };
+        for level in 1..levels {
+            let compare = vec![Compare { key: vec![level as u8], ..Default::default() }];
+            let inner = vec![op(Request::RequestTxn(txn))];
+            txn = if level % 2 == 0 {
+                TxnRequest { compare, success: inner, failure: Vec::new() }
+            } else {
+                TxnRequest { compare, success: Vec::new(), failure: inner }
+            };
+        }
+        txn
+    }
+
+    #[test]
+    fn any_depth_up_to_the_limit_is_what_was_encoded() {
+        for levels in [1, 2, 49, 50, 51, 52, 128, TXN_LEVELS_MAX] {
+            let whole = nested(levels);
+            let bytes = whole.encode_to_vec();
+            assert_eq!(txn(&bytes), Ok(Some(whole.clone())), "{levels} levels");
+            let header = Some(RequestHeader { id: 7, ..Default::default() });
+            let entry = InternalRaftRequest { txn: Some(whole), header, ..Default::default() };
+            assert_eq!(internal_raft_request(&entry.encode_to_vec()), Ok(entry), "{levels} levels");
+        }
+        assert_eq!(txn(&nested(TXN_LEVELS_MAX + 1).encode_to_vec()), Ok(None));
+        let entry = InternalRaftRequest { txn: Some(nested(TXN_LEVELS_MAX + 1)), ..Default::default() };
+        assert!(internal_raft_request(&entry.encode_to_vec()).is_err());
+    }
+
+    #[test]
+    fn what_is_cut_or_no_message_is_malformed() {
+        let bytes = nested(90).encode_to_vec();
+        for cut in 1..bytes.len() {
+            assert!(txn(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        // Success (field 2) as a number, and with a length beyond the end.
+        assert!(txn(&[0x10, 1]).is_err());
+        assert!(txn(&[0x12, 5, 0]).is_err());
+        assert!(internal_raft_request(&[0x32, 5, 0]).is_err());
+        assert!(internal_raft_request(&[0x30, 5]).is_err());
+    }
+}
