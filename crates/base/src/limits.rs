@@ -134,6 +134,9 @@ pub const RENEWALS_PER_STREAM: u32 = 1024;
 /// Watchers of one shard, about 200 bytes each; the next is refused. Above what a cluster's clients need, below what
 /// one client could use to fill the memory.
 pub const WATCHERS_PER_SHARD: usize = 1 << 20;
+/// The highest revision, and the highest version of a key, that a store takes over from a file: as many again are left to
+/// count on, so that no later write runs out of numbers.
+pub const REVISION_MAX: i64 = 1 << 62;
 /// Versions that one compaction step removes: a step stays far below a millisecond.
 pub const COMPACTION_STEP_CHANGES: usize = 128;
 /// A range that is produced piece by piece keeps the history that it reads for so long, ms; after that a compaction may

@@ -17,6 +17,7 @@ use disk::{AlignedBuf, BLOCK, File, Files, OpenMode};
 
 use crate::layout::{FirstBlock, SegmentHeader, VERSION, boot_of};
 use crate::log::{Current, Sealed, Start};
+use crate::position::Position;
 use crate::replay::Replay;
 use crate::scan::{Bad, Expected, batch_at, stated_durable};
 use crate::segment::{SegmentId, create, reuse};
@@ -197,6 +198,12 @@ fn read(survey: &Survey, dir: &str, options: &Options, wanted: Index) -> Result<
         return Ok(History { chain: Vec::new(), replay, seq: 0, crc: 0, cut: None });
     };
     let header = oldest.header().expect("a chain is of segments in use");
+    let Position { last_index, checkpoint_index, .. } = header.position;
+    if checkpoint_index > last_index {
+        let what =
+            format!("the header names a checkpoint at {checkpoint_index} above its last entry, {last_index}");
+        return Err(WalError::corrupt(&oldest.name, 0, what));
+    }
     let headless = header.predecessor != 0 && !header.started;
     let replay = Replay::new(header.position, headless, wanted);
     let mut history = History { chain: Vec::new(), replay, seq: 0, crc: 0, cut: None };
