@@ -66,6 +66,8 @@ enum First {
     /// Never used under this number: zeros, or a header of the number that the file had before.
     Unused,
     Unreadable,
+    /// The same, and no crash explains it.
+    Damaged,
 }
 
 impl Found {
@@ -162,6 +164,13 @@ fn survey(files: &dyn Files, dir: &str) -> Result<Survey, WalError> {
         survey.segments.push(found);
     }
     survey.segments.sort_by_key(|found| found.id);
+    // What was given up before a start stays until it is recycled. Without the header of that start the log would be read
+    // as it stood then.
+    let behind = survey.segments.iter().rev().take_while(|found| found.header().is_none());
+    if let Some(damaged) = behind.filter(|found| matches!(found.first, First::Damaged)).last() {
+        let what = "the segment header is damaged, and it was durable before the file had its name";
+        return Err(WalError::corrupt(&damaged.name, 0, what));
+    }
     Ok(survey)
 }
 
@@ -170,23 +179,24 @@ fn look(files: &dyn Files, dir: &str, id: SegmentId) -> Result<Found, WalError> 
     let io = |error| WalError::io(format!("read {name}"), error);
     let file = files.open(&name, OpenMode::Read).map_err(io)?;
     let bytes = file.len().map_err(io)?;
-    let mut first = First::Unreadable;
-    if bytes >= BLOCK as u64 {
-        let mut block = AlignedBuf::zeroed(BLOCK);
-        file.read_at(0, &mut block).map_err(io)?;
-        first = match SegmentHeader::decode(&block) {
-            FirstBlock::Header(header, crc) if header.number == id.0 => First::Used(header, crc),
-            FirstBlock::Header(header, _) if header.number > id.0 => {
-                let what = format!("the file holds segment {}: it was renamed", header.number);
-                return Err(WalError::corrupt(&name, 0, what));
-            }
-            FirstBlock::Header(..) | FirstBlock::Zeros => First::Unused,
-            FirstBlock::Version(found) => {
-                return Err(WalError::Version { file: name, found, supported: VERSION });
-            }
-            FirstBlock::Unreadable => First::Unreadable,
-        };
+    if bytes < BLOCK as u64 {
+        return Ok(Found { id, name, file, bytes, first: First::Damaged });
     }
+    let mut block = AlignedBuf::zeroed(BLOCK);
+    file.read_at(0, &mut block).map_err(io)?;
+    let first = match SegmentHeader::decode(&block) {
+        FirstBlock::Header(header, crc) if header.number == id.0 => First::Used(header, crc),
+        FirstBlock::Header(header, _) if header.number > id.0 => {
+            let what = format!("the file holds segment {}: it was renamed", header.number);
+            return Err(WalError::corrupt(&name, 0, what));
+        }
+        FirstBlock::Header(..) | FirstBlock::Zeros => First::Unused,
+        FirstBlock::Version(found) => {
+            return Err(WalError::Version { file: name, found, supported: VERSION });
+        }
+        FirstBlock::Unreadable if SegmentHeader::was_of_a_start(&block, id.0) => First::Damaged,
+        FirstBlock::Unreadable => First::Unreadable,
+    };
     Ok(Found { id, name, file, bytes, first })
 }
 
