@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base::limits::TXN_DEPTH;
 use proto::errors::{
     Code, DUPLICATE_KEY, EMPTY_KEY, Error, INVALID_SORT_OPTION, KEY_NOT_FOUND, LEASE_PROVIDED, TOO_MANY_OPS,
     VALUE_PROVIDED,
@@ -70,9 +71,9 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Error> {
 }
 
 /// A whole transaction: TOO_MANY_OPS, what its operations have wrong, DUPLICATE_KEY. `max_ops` limits the longest of
-/// the three lists at the top plus the longest of those below it, and so on down each nesting.
+/// the three lists at the top plus the longest of those below it, and so on down each nesting. Deeper than `TXN_DEPTH` there is none.
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
-    operations(request, max_ops)?;
+    operations(request, max_ops, TXN_DEPTH)?;
     // Only then: the counts bound the work of this.
     for branch in [&request.success, &request.failure] {
         // One operation cannot clash with itself; most branches have one.
@@ -83,7 +84,7 @@ pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
     Ok(())
 }
 
-fn operations(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
+fn operations(request: &TxnRequest, max_ops: usize, depth: usize) -> Result<(), Error> {
     let longest = request.compare.len().max(request.success.len()).max(request.failure.len());
     if longest > max_ops {
         return Err(TOO_MANY_OPS);
@@ -96,7 +97,8 @@ fn operations(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
             Some(Request::RequestRange(inner)) => range(inner)?,
             Some(Request::RequestPut(inner)) => put(inner)?,
             Some(Request::RequestDeleteRange(inner)) => delete_range(inner)?,
-            Some(Request::RequestTxn(inner)) => operations(inner, max_ops - longest)?,
+            Some(Request::RequestTxn(_)) if depth == 0 => return Err(TOO_MANY_OPS),
+            Some(Request::RequestTxn(inner)) => operations(inner, max_ops - longest, depth - 1)?,
             None => return Err(KEY_NOT_FOUND),
         }
     }
@@ -245,6 +247,13 @@ mod tests {
         let result = txn(&branches(success, vec![]), 128);
         assert_eq!(result, mirrored, "both branches follow the same rules");
         result
+    }
+
+    #[test]
+    fn transactions_nest_as_deep_as_the_log_reads_them_again() {
+        let deep = |levels| (0..levels).fold(vec![], |inner, _| vec![txn_op(inner, vec![])]);
+        assert_eq!(check(deep(TXN_DEPTH)), Ok(()));
+        assert_eq!(check(deep(TXN_DEPTH + 1)), Err(TOO_MANY_OPS));
     }
 
     #[test]

@@ -117,8 +117,10 @@ pub const PING_IDLE_INTERVAL_MS: u64 = 20_000;
 /// gRPC allows this above --max-request-bytes for one received message, bytes: etcd's overhead.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
-/// Nested transactions: the depth at which protobuf decoders stop.
-pub const TXN_DEPTH: usize = 90;
+/// Transactions within a transaction, one in the other. A decoder follows 100 messages one in the other; each transaction is
+/// two, its innermost operation two more, and in an entry of the log all stand in one more: what is accepted must be
+/// read again at the next start.
+pub const TXN_DEPTH: usize = 48;
 /// A shard's working memory for one range answer, bytes; longer answers are produced window by window.
 pub const RANGE_CHUNK_BYTES: usize = 256 << 10;
 /// Events queued for one watcher, bytes, before it is sent back to catch up from history.
@@ -136,6 +138,9 @@ pub const RENEWALS_PER_STREAM: u32 = 1024;
 /// Watchers of one shard, about 200 bytes each; the next is refused. Above what a cluster's clients need, below what
 /// one client could use to fill the memory.
 pub const WATCHERS_PER_SHARD: usize = 1 << 20;
+/// The highest revision, and the highest version of a key, that a store takes over from a file: as many again are left to
+/// count on, so that no later write runs out of numbers.
+pub const REVISION_MAX: i64 = 1 << 62;
 /// Versions that one compaction step removes: a step stays far below a millisecond.
 pub const COMPACTION_STEP_CHANGES: usize = 128;
 /// A range that is produced piece by piece keeps the history that it reads for so long, ms; after that a compaction may

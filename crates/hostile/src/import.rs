@@ -15,6 +15,7 @@ use proto::etcdserverpb as pb;
 use tree::{Options, Store};
 
 use base::Revision;
+use base::limits::REVISION_MAX;
 use disk::SimFiles;
 
 use crate::choices::{Choices, push_block};
@@ -34,7 +35,7 @@ pub fn fits(store: &Store) {
     let view = store.view();
     let Revisions { current, .. } = Revisions::of(view.stamp());
     let mut changed = 0;
-    for change in changes::changes(view, 0, i64::MAX - 1) {
+    for change in changes::changes(view, 0, i64::MAX) {
         changed += 1;
         assert!(change.revision.main <= current, "no change is of a revision to come");
         if let Some(cell) = change.cell() {
@@ -107,8 +108,12 @@ fn pair(choices: &mut Choices<'_>, at: &mut Revision) -> Pair {
 
 fn import(input: &[u8]) {
     let mut choices = Choices::new(input);
-    // A key of the meta bucket names no negative revision; -1 stands for none.
-    let mut compacted = || i64::from(choices.byte() as i8).max(-1);
+    // A key of the meta bucket names no negative revision; -1 stands for none, the highest bytes for the highest numbers.
+    let mut compacted = || match choices.byte() as i8 {
+        127 => i64::MAX,
+        126 => REVISION_MAX,
+        small => i64::from(small).max(-1),
+    };
     let (finished, scheduled) = (compacted(), compacted());
     let mut store = fresh();
     store.insert(trees::LEASES, &trees::lease_key(7), &[]);
@@ -126,7 +131,10 @@ fn import(input: &[u8]) {
         }
         import.store().publish();
     }
-    let current = import.finish(finished, scheduled);
+    let Ok(current) = import.finish(finished, scheduled) else {
+        assert!(finished.max(scheduled) > REVISION_MAX, "nothing else is refused at the end");
+        return;
+    };
     store.publish();
     fits(&store);
     let revisions = Revisions::of(store.stamp());
@@ -158,9 +166,6 @@ fn use_it(store: &mut Store) {
     assert!(!stamp::removal_pending(store.stamp()), "a compaction ends");
     fits(store);
     let revisions = Revisions::of(store.stamp());
-    if revisions.current > i64::MAX - 10 {
-        return;
-    }
     let all = pb::RangeRequest { key: vec![0], range_end: vec![0], ..Default::default() };
     let answer = mvcc::range(store.view(), revisions, &all).expect("everything can be read").to_message();
     assert_eq!(answer.count as u64, store.view().len(trees::LIVE));

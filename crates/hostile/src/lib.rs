@@ -12,7 +12,6 @@
 //! Must not hold state from one input to the next: a finding is a file, and the file alone shows it.
 
 pub mod bbolt_file;
-pub mod calls;
 pub mod cells;
 pub mod choices;
 pub mod config;
@@ -59,7 +58,6 @@ macro_rules! targets {
 
 targets! {
     "bbolt" bbolt_file 3000 16384;
-    "calls" calls 500 8192;
     "cells" cells 1000000 2048;
     "config" config 10000 4096;
     "connection" connection 40000 8192;

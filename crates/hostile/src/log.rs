@@ -1,8 +1,8 @@
 //! Log segments: recovery over damaged files (`wal`).
 //!
 //! Laws: recovery refuses or answers, and does neither by a panic; without false checksums its answer is a state that
-//! the log once had, and all of it as long as the last batch (which says that all before it was durable) is whole; a
-//! refusal changes no file; what was recovered is recovered again, and can be added to. With false checksums the first
+//! the log once had, and all of it as long as the last write (which says that all before it was durable) is whole; or the
+//! last batch, while nothing was given up that only the header of a later start repeats; a refusal changes no file; what was recovered is recovered again, and can be added to. With false checksums the first
 //! of these is open: somebody forged the log, and gets what it says or a refusal.
 //!
 //! Input: a script of appends, flushes and restarts, then edits ([`crate::damage`]) of the files.
@@ -57,6 +57,8 @@ struct Writer {
     /// After each record, the empty log first.
     states: Vec<State>,
     boot: u64,
+    /// Segments may have been given up.
+    released: bool,
 }
 
 impl Writer {
@@ -64,7 +66,7 @@ impl Writer {
         let files = SimFiles::new();
         let (wal, _) = recover(&files, 1).expect("a new log");
         let state = State::default();
-        Writer { files, wal, states: vec![state.clone()], state, boot: 1 }
+        Writer { files, wal, states: vec![state.clone()], state, boot: 1, released: false }
     }
 
     fn append(&mut self, record: Record<'_>) {
@@ -129,6 +131,7 @@ impl Writer {
             7 => {
                 self.settle();
                 self.wal.release_to(checkpoint);
+                self.released = true;
             }
             8 => {
                 self.settle();
@@ -220,18 +223,22 @@ fn run(input: &[u8]) {
         Ok(found) => found,
     };
     if !forged {
-        let tail = last_block(&whole);
-        let tail_is_whole = tail.is_some_and(|(name, at)| {
-            let block = |image: &Image| {
-                image.get(name).and_then(|bytes| bytes.get(at..at + BLOCK).map(<[u8]>::to_vec))
-            };
-            block(&image) == block(&whole)
-        });
+        let is_whole = |tail: Option<Place<'_>>| {
+            tail.is_some_and(|(_, name, at, length)| {
+                let there = |image: &Image| {
+                    image.get(name).and_then(|bytes| bytes.get(at..at + length).map(<[u8]>::to_vec))
+                };
+                there(&image) == there(&whole)
+            })
+        };
+        let last_batch = last_batch(&whole);
+        let last_write = last_batch.max(last_header(&whole));
+        let tail_is_whole = is_whole(last_write) || (!writer.released && is_whole(last_batch));
         let allowed =
             if tail_is_whole { &writer.states[writer.states.len() - 1..] } else { &writer.states[..] };
         assert!(
             allowed.iter().any(|state| state.agrees(&found)),
-            "recovered {:?} and not {:?}; the last batch is whole: {tail_is_whole}",
+            "recovered {:?} and not {:?}; the end is whole: {tail_is_whole}",
             brief(
                 &found.entries,
                 (found.hard_state, found.last, found.checkpoint, found.checkpoint_sequence)
@@ -248,8 +255,22 @@ fn brief(entries: &[Entry], more: impl std::fmt::Debug) -> String {
     format!("{entries:?} {more:?}")
 }
 
-/// File and offset of the block in which the last batch begins.
-fn last_block(image: &Image) -> Option<(&String, usize)> {
+/// Sequence, file, offset and length of a write.
+type Place<'a> = (u64, &'a String, usize, usize);
+
+/// The header of the newest segment in use.
+fn last_header(image: &Image) -> Option<Place<'_>> {
+    let number =
+        |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let headers = image.iter().filter(|(name, bytes)| {
+        // What was recycled and not used since carries its old number.
+        bytes[..8] == *b"MSTYSEGM" && **name == format!("{DIR}/{:08}.seg", number(bytes, 16))
+    });
+    headers.map(|(name, bytes)| (number(bytes, 40), name, 0, BLOCK)).max()
+}
+
+/// The last batch.
+fn last_batch(image: &Image) -> Option<Place<'_>> {
     let seq = |bytes: &[u8], at: usize| {
         u64::from_le_bytes(bytes[at + 24..at + 32].try_into().expect("eight bytes"))
     };
@@ -258,9 +279,12 @@ fn last_block(image: &Image) -> Option<(&String, usize)> {
         let ours = move |at: &usize| {
             bytes[*at..*at + 8] == *b"MSTYBTCH" && bytes[*at + 8..*at + 16] == number.to_le_bytes()
         };
-        (BLOCK..bytes.len()).step_by(BLOCK).filter(ours).map(move |at| (seq(bytes, at), name, at))
+        (BLOCK..bytes.len())
+            .step_by(BLOCK)
+            .filter(ours)
+            .map(move |at| (seq(bytes, at), name, at, 72 + u32_at(bytes, at + 48) as usize))
     });
-    batches.max().map(|(_, name, at)| (name, at))
+    batches.max()
 }
 
 /// What was recovered is there for good, and the log takes more.
@@ -272,8 +296,14 @@ fn goes_on(files: &SimFiles, wal: Wal, found: &Recovered) {
     if last > 1 << 60 || term > 1 << 60 {
         return;
     }
-    let mut writer =
-        Writer { files: files.clone(), wal, state: State::default(), states: Vec::new(), boot: 1001 };
+    let mut writer = Writer {
+        files: files.clone(),
+        wal,
+        state: State::default(),
+        states: Vec::new(),
+        boot: 1001,
+        released: false,
+    };
     writer.append(Record::Entry { term: term + 1, index: last + 1, kind: 2, data: b"one more" });
     writer.settle();
     drop(writer);

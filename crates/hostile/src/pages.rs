@@ -57,8 +57,11 @@ fn step(store: &mut Store, choices: &mut Choices<'_>) -> bool {
     let tree = usize::from(how >> 4 & 1);
     let count = if how & 32 == 0 { 1 } else { choices.below(128) };
     let (key, value) = (choices.block(), choices.block());
-    let value = if how & 64 == 0 { value.to_vec() } else { value.repeat(90) };
-    let key = if how & 128 == 0 { key.to_vec() } else { key.repeat(300) };
+    let mut value = if how & 64 == 0 { value.to_vec() } else { value.repeat(90) };
+    let mut key = if how & 128 == 0 { key.to_vec() } else { key.repeat(300) };
+    // Longer ones are refused before they come to a store.
+    value.truncate(store.longest_bytes());
+    key.truncate(store.longest_bytes() - size_of::<u32>());
     for n in 0..=count as u32 {
         let key = [&key[..], &n.wrapping_mul(0x9e37_79b9).to_be_bytes()].concat();
         match how & 7 {

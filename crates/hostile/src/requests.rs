@@ -273,6 +273,20 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         &pb::TxnRequest { success: vec![op(Op::RequestRange(all.clone()))], ..Default::default() },
     );
 
+    // As deep as a decoder follows; an entry of the log holds the message one level deeper.
+    let deep = |levels: usize| {
+        let put =
+            pb::TxnRequest { success: vec![op(Op::RequestPut(put("d", "deep", 0)))], ..Default::default() };
+        (0..levels).fold(put, |inner, _| pb::TxnRequest {
+            success: vec![op(Op::RequestTxn(inner))],
+            ..Default::default()
+        })
+    };
+    let mut depth = Vec::new();
+    for levels in 47..52 {
+        push(&mut depth, 3, &deep(levels));
+    }
+
     let mut other = Vec::new();
     let create = pb::WatchCreateRequest {
         key: b"a".into(),
@@ -290,5 +304,10 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
     push(&mut other, 11, &pb::MemberAddRequest { peer_ur_ls: vec!["http://a:1".into()], is_learner: true });
     push(&mut other, 12, &pb::LeaseTimeToLiveRequest { id: 7, keys: true });
     push(&mut other, 14, &proto::health::HealthCheckRequest { service: "s".into() });
-    vec![("seed-kv".into(), kv), ("seed-txn".into(), txn), ("seed-other".into(), other)]
+    vec![
+        ("seed-kv".into(), kv),
+        ("seed-txn".into(), txn),
+        ("seed-deep".into(), depth),
+        ("seed-other".into(), other),
+    ]
 }

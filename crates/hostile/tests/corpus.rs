@@ -73,7 +73,7 @@ macro_rules! each {
     };
 }
 
-each! { bbolt calls cells config connection grpc hpack http1 import log pages requests schema }
+each! { bbolt cells config connection grpc hpack http1 import log pages requests schema }
 
 #[test]
 fn the_corpus_is_small_and_up_to_date() {

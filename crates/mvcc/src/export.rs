@@ -2,13 +2,14 @@
 //! revision order.
 //!
 //! An import rebuilds the trees by playing the changes. It believes nothing: what does not parse, does not stand in
-//! order or names a deleted key's version wrongly is an error that says where. Leases must be imported before, so
+//! order, does not fit or leaves no numbers to count on is an error that says where. Leases must be imported before, so
 //! that keys find theirs.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use base::Revision;
+use base::limits::REVISION_MAX;
 use tree::{Store, View};
 
 use crate::cell::{Cell, Fields, KvRef};
@@ -68,6 +69,10 @@ pub enum ImportError {
     Order(Revision),
     /// Not a KeyValue message in canonical form, or without a key, or of another revision.
     Value(Revision),
+    /// Longer than a store can hold.
+    Large(Revision),
+    /// A revision above [`REVISION_MAX`]: of a pair, or up to which the file is compacted.
+    Far(i64),
     /// The store is not empty.
     NotEmpty,
 }
@@ -81,6 +86,15 @@ impl fmt::Display for ImportError {
             }
             ImportError::Value(revision) => {
                 write!(f, "the value at revision {}_{} is not a key-value pair", revision.main, revision.sub)
+            }
+            ImportError::Large(revision) => {
+                write!(f, "the pair at revision {}_{} is too long", revision.main, revision.sub)
+            }
+            ImportError::Far(revision) => {
+                write!(
+                    f,
+                    "revision {revision} is above {REVISION_MAX}: there would be none left for later writes"
+                )
             }
             ImportError::NotEmpty => write!(f, "the store to import into holds keys already"),
         }
@@ -119,22 +133,31 @@ impl<'s> Import<'s> {
         if revision <= self.last {
             return Err(ImportError::Order(revision));
         }
+        if revision.main > REVISION_MAX {
+            return Err(ImportError::Far(revision.main));
+        }
         let sub = u32::try_from(revision.sub).map_err(|_| ImportError::Key(key.to_vec()))?;
         let kv =
             KvRef::from_wire(value).filter(|kv| !kv.key.is_empty()).ok_or(ImportError::Value(revision))?;
-        let sound = kv.mod_ == revision.main && 0 < kv.create && kv.create <= kv.mod_ && kv.version > 0;
+        let sound = kv.mod_ == revision.main
+            && (1..=kv.mod_).contains(&kv.create)
+            && (1..=REVISION_MAX).contains(&kv.version);
         if kind == Kind::Put && !sound {
             return Err(ImportError::Value(revision));
+        }
+        self.cell.clear();
+        if kind == Kind::Put {
+            kv.fields().push_cell(sub, &mut self.cell);
+        }
+        // The longest key is that of `HISTORY`.
+        if self.cell.len().max(kv.key.len() + Revision::BYTES) > self.store.longest_bytes() {
+            return Err(ImportError::Large(revision));
         }
         self.last = revision;
         let old = versions::newest(self.store.view(), kv.key).map(Cell::kv);
         let old = old.map(|old| (old.revision(), old.lease));
         let taken = match kind {
-            Kind::Put => {
-                self.cell.clear();
-                kv.fields().push_cell(sub, &mut self.cell);
-                self.store.replace(LIVE, kv.key, &self.cell)
-            }
+            Kind::Put => self.store.replace(LIVE, kv.key, &self.cell),
             Kind::Delete => self.store.take(LIVE, kv.key),
         };
         if let (Some(taken), Some((old, _))) = (taken, old) {
@@ -168,13 +191,17 @@ impl<'s> Import<'s> {
 
     /// Ends the import. `finished` and `scheduled` are the compacted revisions that the file's meta bucket names, -1
     /// when it names none; a compaction that was scheduled and not finished goes on here. Returns the revision.
-    pub fn finish(self, finished: i64, scheduled: i64) -> i64 {
-        let current = self.last.main.max(finished).max(scheduled).max(1);
+    pub fn finish(self, finished: i64, scheduled: i64) -> Result<i64, ImportError> {
+        let compacted = finished.max(scheduled);
+        if compacted > REVISION_MAX {
+            return Err(ImportError::Far(compacted));
+        }
+        let current = self.last.main.max(compacted).max(1);
         stamp::set_imported(self.store, current, finished.max(-1));
         if scheduled > finished {
             compact::begin(self.store, scheduled);
         }
-        current
+        Ok(current)
     }
 }
 

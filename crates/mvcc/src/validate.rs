@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
+use base::limits::TXN_DEPTH;
 use pb::range_request::{SortOrder, SortTarget};
 use pb::request_op::Request;
 use proto::errors;
@@ -64,13 +65,13 @@ pub fn delete_range(request: &pb::DeleteRangeRequest) -> Result<(), Error> {
 
 /// `max_ops` is --max-txn-ops; each level of nesting uses up as many as its longest list has.
 pub fn txn(request: &pb::TxnRequest, max_ops: usize) -> Result<(), Error> {
-    operations(request, max_ops)?;
+    operations(request, max_ops, TXN_DEPTH)?;
     overlaps(&request.success)?;
     overlaps(&request.failure)?;
     Ok(())
 }
 
-fn operations(request: &pb::TxnRequest, max_ops: usize) -> Result<(), Error> {
+fn operations(request: &pb::TxnRequest, max_ops: usize, depth: usize) -> Result<(), Error> {
     let longest = request.compare.len().max(request.success.len()).max(request.failure.len());
     let Some(rest) = max_ops.checked_sub(longest) else {
         return Err(errors::TOO_MANY_OPS);
@@ -83,7 +84,8 @@ fn operations(request: &pb::TxnRequest, max_ops: usize) -> Result<(), Error> {
             Some(Request::RequestRange(request)) => range(request)?,
             Some(Request::RequestPut(request)) => put(request)?,
             Some(Request::RequestDeleteRange(request)) => delete_range(request)?,
-            Some(Request::RequestTxn(request)) => operations(request, rest)?,
+            Some(Request::RequestTxn(_)) if depth == 0 => return Err(errors::TOO_MANY_OPS),
+            Some(Request::RequestTxn(request)) => operations(request, rest, depth - 1)?,
             None => return Err(errors::KEY_NOT_FOUND),
         }
     }

@@ -223,7 +223,7 @@ impl Run {
             import.push(pair.key(), &pair.value).expect("a sound pair");
         }
         let stamp = self.member.store.stamp();
-        import.finish(stamp::finished(stamp), stamp::compacted(stamp));
+        import.finish(stamp::finished(stamp), stamp::compacted(stamp)).expect("sound bounds");
         assert_eq!(twin.revisions(), self.member.revisions());
         for tree in [trees::LIVE, trees::HISTORY, trees::SUPERSEDED, trees::CHANGES, trees::LEASE_KEYS] {
             assert_eq!(dump(twin.view(), tree), dump(self.member.view(), tree));
@@ -437,6 +437,6 @@ fn a_bucket_that_is_none_is_refused() {
     let mut import = Import::new(&mut twin.store).expect("empty");
     import.push(&put[..put_len], &value).expect("a sound pair");
     assert_eq!(import.push(&delete[..delete_len], &tombstone), Err(ImportError::Order(revision)));
-    assert_eq!(import.finish(-1, -1), 2);
+    assert_eq!(import.finish(-1, -1), Ok(2));
     assert_eq!(hash::hash_kv(twin.view(), 0), hash::hash_kv(member.view(), 0));
 }

@@ -83,7 +83,7 @@ fn export_and_import(member: &Member) {
     for pair in export::pairs(member.view()) {
         import.push(pair.key(), &pair.value).expect("an exported pair is sound");
     }
-    import.finish(compacted, compacted);
+    import.finish(compacted, compacted).expect("sound bounds");
     assert_eq!(twin.revisions(), member.revisions());
     for tree in [trees::LIVE, trees::HISTORY, trees::SUPERSEDED, trees::CHANGES, trees::LEASE_KEYS] {
         assert_eq!(dump(twin.view(), tree), dump(member.view(), tree), "{}", trees::SPECS[tree].name);

@@ -36,7 +36,7 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
     let is_method = |b: &u8| b.is_ascii_uppercase() || *b == b'-';
     let method = bytes.iter().take_while(|b| is_method(b)).count();
     match bytes.get(method) {
-        Some(b' ') if method > 0 => request_line(bytes),
+        Some(b' ') if (1..=METHOD_BYTES).contains(&method) => request_line(bytes),
         None if method <= METHOD_BYTES => Sniff::NeedMore,
         _ => Sniff::Garbage,
     }
@@ -83,8 +83,17 @@ mod tests {
         assert_eq!(sniff(b"P"), Sniff::NeedMore);
         assert_eq!(sniff(&[0x16, 0x03, 0x01, 0x02]), Sniff::Tls);
         assert_eq!(sniff(&[0x16, 0x03]), Sniff::NeedMore);
-        for garbage in [&b"\0"[..], b" GET", b"get / ", b"SSH-2.0-x", &[0x16, 0x04], &[b'A'; 30], &[0xff; 3]]
-        {
+        // However many bytes came at once.
+        for garbage in [
+            &b"\0"[..],
+            b" GET",
+            b"get / ",
+            b"SSH-2.0-x",
+            &[0x16, 0x04],
+            &[b'A'; 30],
+            &[0xff; 3],
+            &[&[b'A'; 30][..], b" / HTTP/1.1\r\n"].concat(),
+        ] {
             assert_eq!(sniff(garbage), Sniff::Garbage, "{garbage:?}");
         }
     }

@@ -212,6 +212,11 @@ impl Store {
         self.pages.waiting_pages() * PAGE_BYTES as u64
     }
 
+    /// The longest key or value, bytes: one run of pages lies in one chunk. A longer one is the caller's to refuse.
+    pub fn longest_bytes(&self) -> usize {
+        self.pages.chunk() as usize * PAGE_BYTES - RUN_HEADER_BYTES
+    }
+
     /// Page space that one insertion of a key and value of these lengths can take at most, bytes: a copy of every
     /// page on the way, a split of each, a new root, and the runs. The measure of [`Store::reserve`].
     pub fn insert_cost(&self, tree: TreeId, key_len: usize, value_len: usize) -> u64 {

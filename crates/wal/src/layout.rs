@@ -120,6 +120,13 @@ impl SegmentHeader {
         crc
     }
 
+    /// Whether a block that is no sound header was that of segment `number`, written at a start of the process. Such a
+    /// header is durable before the file has its name, so damage made it what it is, and not a crash.
+    pub(crate) fn was_of_a_start(block: &[u8], number: u64) -> bool {
+        let started = u32_at(block, 12) & FLAG_STARTED != 0;
+        block[..8] == SEGMENT_MAGIC && u64_at(block, 16) == number && started
+    }
+
     pub(crate) fn decode(block: &[u8]) -> FirstBlock {
         assert_eq!(block.len(), BLOCK, "a segment header is one block");
         let crc = u32_at(block, SEGMENT_CRC);
@@ -336,6 +343,13 @@ mod tests {
             block[bit / 8] ^= 1 << (bit % 8);
         }
         assert!(matches!(SegmentHeader::decode(&[0; BLOCK]), FirstBlock::Zeros));
+
+        assert!(SegmentHeader::was_of_a_start(&block, 7) && !SegmentHeader::was_of_a_start(&block, 8));
+        let mut torn = block;
+        torn[..512].fill(0);
+        assert!(!SegmentHeader::was_of_a_start(&torn, 7));
+        SegmentHeader { started: false, ..segment() }.encode(&mut torn);
+        assert!(!SegmentHeader::was_of_a_start(&torn, 7));
 
         put_u32(&mut block, 8, 2);
         let crc = crc32c(&block[..SEGMENT_CRC]);

@@ -17,6 +17,7 @@ use disk::{AlignedBuf, BLOCK, File, Files, OpenMode};
 
 use crate::layout::{FirstBlock, SegmentHeader, VERSION, boot_of};
 use crate::log::{Current, Sealed, Start};
+use crate::position::Position;
 use crate::replay::Replay;
 use crate::scan::{Bad, Expected, batch_at, stated_durable};
 use crate::segment::{SegmentId, create, reuse};
@@ -65,6 +66,8 @@ enum First {
     /// Never used under this number: zeros, or a header of the number that the file had before.
     Unused,
     Unreadable,
+    /// The same, and no crash explains it.
+    Damaged,
 }
 
 impl Found {
@@ -161,6 +164,13 @@ fn survey(files: &dyn Files, dir: &str) -> Result<Survey, WalError> {
         survey.segments.push(found);
     }
     survey.segments.sort_by_key(|found| found.id);
+    // What was given up before a start stays until it is recycled. Without the header of that start the log would be read
+    // as it stood then.
+    let behind = survey.segments.iter().rev().take_while(|found| found.header().is_none());
+    if let Some(damaged) = behind.filter(|found| matches!(found.first, First::Damaged)).last() {
+        let what = "the segment header is damaged, and it was durable before the file had its name";
+        return Err(WalError::corrupt(&damaged.name, 0, what));
+    }
     Ok(survey)
 }
 
@@ -169,23 +179,24 @@ fn look(files: &dyn Files, dir: &str, id: SegmentId) -> Result<Found, WalError> 
     let io = |error| WalError::io(format!("read {name}"), error);
     let file = files.open(&name, OpenMode::Read).map_err(io)?;
     let bytes = file.len().map_err(io)?;
-    let mut first = First::Unreadable;
-    if bytes >= BLOCK as u64 {
-        let mut block = AlignedBuf::zeroed(BLOCK);
-        file.read_at(0, &mut block).map_err(io)?;
-        first = match SegmentHeader::decode(&block) {
-            FirstBlock::Header(header, crc) if header.number == id.0 => First::Used(header, crc),
-            FirstBlock::Header(header, _) if header.number > id.0 => {
-                let what = format!("the file holds segment {}: it was renamed", header.number);
-                return Err(WalError::corrupt(&name, 0, what));
-            }
-            FirstBlock::Header(..) | FirstBlock::Zeros => First::Unused,
-            FirstBlock::Version(found) => {
-                return Err(WalError::Version { file: name, found, supported: VERSION });
-            }
-            FirstBlock::Unreadable => First::Unreadable,
-        };
+    if bytes < BLOCK as u64 {
+        return Ok(Found { id, name, file, bytes, first: First::Damaged });
     }
+    let mut block = AlignedBuf::zeroed(BLOCK);
+    file.read_at(0, &mut block).map_err(io)?;
+    let first = match SegmentHeader::decode(&block) {
+        FirstBlock::Header(header, crc) if header.number == id.0 => First::Used(header, crc),
+        FirstBlock::Header(header, _) if header.number > id.0 => {
+            let what = format!("the file holds segment {}: it was renamed", header.number);
+            return Err(WalError::corrupt(&name, 0, what));
+        }
+        FirstBlock::Header(..) | FirstBlock::Zeros => First::Unused,
+        FirstBlock::Version(found) => {
+            return Err(WalError::Version { file: name, found, supported: VERSION });
+        }
+        FirstBlock::Unreadable if SegmentHeader::was_of_a_start(&block, id.0) => First::Damaged,
+        FirstBlock::Unreadable => First::Unreadable,
+    };
     Ok(Found { id, name, file, bytes, first })
 }
 
@@ -197,6 +208,12 @@ fn read(survey: &Survey, dir: &str, options: &Options, wanted: Index) -> Result<
         return Ok(History { chain: Vec::new(), replay, seq: 0, crc: 0, cut: None });
     };
     let header = oldest.header().expect("a chain is of segments in use");
+    let Position { last_index, checkpoint_index, .. } = header.position;
+    if checkpoint_index > last_index {
+        let what =
+            format!("the header names a checkpoint at {checkpoint_index} above its last entry, {last_index}");
+        return Err(WalError::corrupt(&oldest.name, 0, what));
+    }
     let headless = header.predecessor != 0 && !header.started;
     let replay = Replay::new(header.position, headless, wanted);
     let mut history = History { chain: Vec::new(), replay, seq: 0, crc: 0, cut: None };

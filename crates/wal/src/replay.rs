@@ -69,6 +69,13 @@ impl Replay {
             }
             RecordKind::Checkpoint => self.checkpoint(header.index, header.term, header.total),
             RecordKind::Restart => {
+                let covered = self.position.checkpoint_index;
+                if header.index < covered {
+                    return Err(format!(
+                        "the log begins again at {} below a checkpoint at {covered}",
+                        header.index
+                    ));
+                }
                 self.entries.clear();
                 self.position.restart(header.index, header.term);
             }
@@ -144,6 +151,11 @@ impl Replay {
         let last = self.position.last_index;
         if index == 0 || index - 1 > last {
             return Err(format!("entry {index} follows entry {last}"));
+        }
+        // What a checkpoint covers is applied, and so committed: nothing supersedes it.
+        let covered = self.position.checkpoint_index;
+        if index <= covered {
+            return Err(format!("entry {index} supersedes what a checkpoint at {covered} covers"));
         }
         Ok(())
     }

@@ -314,7 +314,8 @@ fn a_damaged_header_behind_a_cut_loses_nothing_silently() {
                         Err(WalError::Corrupt { .. }) => refused += 1,
                         Err(error) => panic!("{}: {error}", context()),
                         Ok((_, found)) => {
-                            assert!(written == 0, "{}: lost", context());
+                            // A header that can still be told for that of a start is missed whatever stands behind it.
+                            assert!(written == 0 && zeroed, "{}: lost", context());
                             life.model.clone().check(&found, &context);
                             ended += 1;
                         }
@@ -323,7 +324,7 @@ fn a_damaged_header_behind_a_cut_loses_nothing_silently() {
             }
         }
     }
-    assert!(refused > 200 && ended > 200, "{refused} {ended}");
+    assert!(refused > 700 && ended > 100, "{refused} {ended}");
 }
 
 /// Way 6: the first blocks of the newest segment are gone, header and first batch at once. Who opened it stands nowhere

@@ -1,4 +1,0 @@
-//! See `hostile::calls`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| hostile::calls::check(input));
