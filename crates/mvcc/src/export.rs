@@ -132,7 +132,7 @@ impl<'s> Import<'s> {
         let taken = match kind {
             Kind::Put => {
                 self.cell.clear();
-                kv.fields().push_cell(sub, &mut self.cell);
+                kv.fields.push_cell(sub, &mut self.cell);
                 self.store.replace(LIVE, kv.key, &self.cell)
             }
             Kind::Delete => self.store.take(LIVE, kv.key),
