@@ -41,8 +41,8 @@ pub trait Load: Send {
         true
     }
 
-    /// Starts one operation on `link`; false when none can start now (it will be asked again).
-    fn start(&mut self, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) -> bool;
+    /// Starts one operation in `slot`; false when none can start now (it will be asked again).
+    fn start(&mut self, slot: &mut Slot<'_>) -> bool;
 
     fn message(&mut self, call: u32, message: Message<'_>, now_ns: u64, board: &mut Board);
 
@@ -86,6 +86,21 @@ impl Links {
             self.dirty.push(link as u32);
         }
         &mut self.connections[link]
+    }
+}
+
+/// Where and when an operation may start.
+pub struct Slot<'a> {
+    pub link: usize,
+    pub due_ns: u64,
+    pub links: &'a mut Links,
+    pub board: &'a mut Board,
+}
+
+impl Slot<'_> {
+    /// The server takes one more stream on this connection.
+    pub fn has_room(&mut self) -> bool {
+        self.links.get(self.link).room() > 0
     }
 }
 
@@ -238,7 +253,7 @@ impl<'a, L: Load> Driver<'a, L> {
                     while let Some(due) = arrivals.ready(now, self.board.in_flight(), OPEN_LOOP_CAP) {
                         let link = issuers[next_issuer % issuers.len()];
                         next_issuer += 1;
-                        if !self.load.start(link as usize, &mut self.links, due, &mut self.board) {
+                        if !self.start(link, due) {
                             wait = RETRY_NS;
                             break;
                         }
@@ -312,12 +327,17 @@ impl<'a, L: Load> Driver<'a, L> {
         issuers
     }
 
+    fn start(&mut self, link: u32, due_ns: u64) -> bool {
+        let (links, board) = (&mut self.links, &mut self.board);
+        self.load.start(&mut Slot { link: link as usize, due_ns, links, board })
+    }
+
     /// Closed loop: starts an operation in every free slot.
     fn refill(&mut self, now: u64) {
         self.board.take_freed(&mut self.parked);
         let mut free = std::mem::replace(&mut self.parked, std::mem::take(&mut self.spare));
         for link in free.drain(..) {
-            if !self.load.start(link as usize, &mut self.links, now, &mut self.board) {
+            if !self.start(link, now) {
                 self.parked.push(link);
             }
         }

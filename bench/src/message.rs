@@ -3,6 +3,8 @@
 //! Encoding writes into the connection's output with no message struct in between; prost's types of the `proto`
 //! crate are the judge in the tests. Fields that hold their default are left out, as proto3 asks.
 
+use base::varint;
+
 /// One field of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
@@ -18,12 +20,12 @@ impl<'a> Iterator for Fields<'a> {
     type Item = (u32, Value<'a>);
 
     fn next(&mut self) -> Option<(u32, Value<'a>)> {
-        let tag = varint(&mut self.0)?;
+        let tag = take_varint(&mut self.0)?;
         let value = match tag & 7 {
-            0 => Value::Number(varint(&mut self.0)?),
+            0 => Value::Number(take_varint(&mut self.0)?),
             1 => Value::Number(u64::from_le_bytes(self.take(8)?.try_into().ok()?)),
             2 => {
-                let length = varint(&mut self.0)?;
+                let length = take_varint(&mut self.0)?;
                 Value::Bytes(self.take(usize::try_from(length).ok()?)?)
             }
             5 => Value::Number(u64::from(u32::from_le_bytes(self.take(4)?.try_into().ok()?))),
@@ -60,7 +62,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn varint(input: &mut &[u8]) -> Option<u64> {
+fn take_varint(input: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = input.split_first()?;
@@ -73,22 +75,10 @@ fn varint(input: &mut &[u8]) -> Option<u64> {
     None
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn varint_bytes(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
 fn put_number(out: &mut Vec<u8>, field: u32, value: i64) {
     if value != 0 {
-        put_varint(out, u64::from(field << 3));
-        put_varint(out, value as u64);
+        varint::push(out, u64::from(field << 3));
+        varint::push(out, value as u64);
     }
 }
 
@@ -100,16 +90,16 @@ fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
 }
 
 fn put_head(out: &mut Vec<u8>, field: u32, length: usize) {
-    put_varint(out, u64::from(field << 3 | 2));
-    put_varint(out, length as u64);
+    varint::push(out, u64::from(field << 3 | 2));
+    varint::push(out, length as u64);
 }
 
 fn number_bytes(value: i64) -> usize {
-    if value == 0 { 0 } else { 1 + varint_bytes(value as u64) }
+    if value == 0 { 0 } else { 1 + varint::len(value as u64) }
 }
 
 fn bytes_bytes(length: usize) -> usize {
-    if length == 0 { 0 } else { 1 + varint_bytes(length as u64) + length }
+    if length == 0 { 0 } else { 1 + varint::len(length as u64) + length }
 }
 
 /// A put; `lease` 0 is none.
@@ -176,19 +166,19 @@ impl Guarded<'_> {
         // present also when 0.
         const TARGET_MOD: i64 = 2;
         let compare =
-            number_bytes(TARGET_MOD) + bytes_bytes(self.key.len()) + 1 + varint_bytes(self.revision as u64);
+            number_bytes(TARGET_MOD) + bytes_bytes(self.key.len()) + 1 + varint::len(self.revision as u64);
         put_head(out, 1, compare);
         put_number(out, 2, TARGET_MOD);
         put_bytes(out, 3, self.key);
-        put_varint(out, 6 << 3);
-        put_varint(out, self.revision as u64);
+        varint::push(out, 6 << 3);
+        varint::push(out, self.revision as u64);
 
         // TxnRequest.success = 2 holds a RequestOp, whose request_put is 2 and request_delete_range 3.
         match self.change {
             Change::Put { value, lease } => {
                 let put = Put { key: self.key, value, lease };
                 let length = put.encoded_bytes();
-                put_head(out, 2, 1 + varint_bytes(length as u64) + length);
+                put_head(out, 2, 1 + varint::len(length as u64) + length);
                 put_head(out, 2, length);
                 put.encode(out);
             }
@@ -204,7 +194,7 @@ impl Guarded<'_> {
 /// A RequestOp whose request holds nothing but a key.
 fn put_key_op(out: &mut Vec<u8>, branch: u32, op: u32, key: &[u8]) {
     let length = bytes_bytes(key.len());
-    put_head(out, branch, 1 + varint_bytes(length as u64) + length);
+    put_head(out, branch, 1 + varint::len(length as u64) + length);
     put_head(out, op, length);
     put_bytes(out, 1, key);
 }

@@ -185,21 +185,14 @@ fn run_txn(
     settings: &Settings,
     progress: &mut Progress,
 ) -> Result<(Tally, Measured), String> {
-    let closed = Settings { rate: None, ..settings.clone() };
     let make = |thread| (1, Learn::new(settings.keys(), settings.span(thread)));
-    let (learnt, tally, _) = together(target, &closed, Until::Finished, progress, make)?;
-    if let Some(error) = tally.first_error {
-        return Err(format!("reading revisions: {error}"));
-    }
-    let mut revisions: Vec<_> = learnt.into_iter().map(|learn| Some(learn.into_revisions())).collect();
-    let mut loads: Vec<_> = (0..settings.threads)
-        .map(|thread| {
-            let known = revisions[thread].take().expect("each thread learnt its own");
-            Some(Txn::new(settings.keys(), settings.span(thread), settings.values(), settings.streams, known))
-        })
-        .collect();
-    let make = |thread: usize| (settings.links(thread), loads[thread].take().expect("made once"));
-    together(target, settings, settings.window(), progress, make).map(untyped)
+    let learnt = prepare(target, settings, progress, "reading revisions", make)?;
+    let txn = |(thread, learn): (usize, Learn)| {
+        let (keys, span, values) = (settings.keys(), settings.span(thread), settings.values());
+        Txn::new(keys, span, values, settings.streams, learn.into_revisions())
+    };
+    let loads = learnt.into_iter().enumerate().map(txn);
+    measure(target, settings, progress, |thread| settings.links(thread), loads)
 }
 
 fn run_keep_alive(
@@ -207,16 +200,10 @@ fn run_keep_alive(
     settings: &Settings,
     progress: &mut Progress,
 ) -> Result<(Tally, Measured), String> {
-    let closed = Settings { rate: None, ..settings.clone() };
     let make = |thread| (1, Grant::new(settings.links(thread) * settings.streams));
-    let (granted, tally, _) = together(target, &closed, Until::Finished, progress, make)?;
-    if let Some(error) = tally.first_error {
-        return Err(format!("granting leases: {error}"));
-    }
-    let mut loads: Vec<_> =
-        granted.into_iter().map(|grant| Some(KeepAlive::new(grant.into_ids(), settings.streams))).collect();
-    let make = |thread: usize| (settings.links(thread), loads[thread].take().expect("made once"));
-    together(target, settings, settings.window(), progress, make).map(untyped)
+    let granted = prepare(target, settings, progress, "granting leases", make)?;
+    let loads = granted.into_iter().map(|grant| KeepAlive::new(grant.into_ids(), settings.streams));
+    measure(target, settings, progress, |thread| settings.links(thread), loads)
 }
 
 fn run_kubernetes(
@@ -225,7 +212,6 @@ fn run_kubernetes(
     progress: &mut Progress,
 ) -> Result<(Tally, Measured), String> {
     let resources = |thread| Span::part(RESOURCES as u64, thread, settings.threads).count as usize;
-    let closed = Settings { rate: None, ..settings.clone() };
     let make = |thread| {
         let objects = settings.span(thread).count as usize;
         let values = settings.values();
@@ -233,20 +219,38 @@ fn run_kubernetes(
             Kubernetes::new(thread, resources(thread), objects, values, settings.streams, settings.seed);
         (settings.links(thread), load)
     };
-    let (filled, tally, _) = together(target, &closed, Until::Finished, progress, make)?;
-    if let Some(error) = tally.first_error {
-        return Err(format!("creating objects: {error}"));
+    let mut filled = prepare(target, settings, progress, "creating objects", make)?;
+    filled.iter_mut().for_each(Kubernetes::begin_mix);
+    let links = |thread| resources(thread) + settings.links(thread);
+    measure(target, settings, progress, links, filled.into_iter())
+}
+
+/// Runs loads that end by themselves, in a closed loop, and gives them back by thread; `what` they do stands in front
+/// of an error.
+fn prepare<L: Load>(
+    target: Target,
+    settings: &Settings,
+    progress: &mut Progress,
+    what: &str,
+    make: impl FnMut(usize) -> (usize, L),
+) -> Result<Vec<L>, String> {
+    let closed = Settings { rate: None, ..settings.clone() };
+    let (loads, tally, _) = together(target, &closed, Until::Finished, progress, make)?;
+    match tally.first_error {
+        Some(error) => Err(format!("{what}: {error}")),
+        None => Ok(loads),
     }
-    let mut loads: Vec<_> = filled
-        .into_iter()
-        .map(|mut load| {
-            load.begin_mix();
-            Some(load)
-        })
-        .collect();
-    let make = |thread: usize| {
-        (resources(thread) + settings.links(thread), loads[thread].take().expect("made once"))
-    };
+}
+
+/// Measures loads that were prepared, one for each thread, in the threads' order. `links`: a thread's connections.
+fn measure<L: Load>(
+    target: Target,
+    settings: &Settings,
+    progress: &mut Progress,
+    links: impl Fn(usize) -> usize,
+    mut loads: impl Iterator<Item = L>,
+) -> Result<(Tally, Measured), String> {
+    let make = |thread| (links(thread), loads.next().expect("a load for each thread"));
     together(target, settings, settings.window(), progress, make).map(untyped)
 }
 
@@ -254,7 +258,8 @@ fn untyped<L>((_, tally, measured): (Vec<L>, Tally, Measured)) -> (Tally, Measur
     (tally, measured)
 }
 
-/// Runs one load on each client thread; `make` gives a thread's number of connections and its load.
+/// Runs one load on each client thread; `make` gives a thread's number of connections and its load, asked for each
+/// thread in order.
 fn together<L: Load>(
     target: Target,
     settings: &Settings,

@@ -6,53 +6,24 @@
 
 use std::collections::VecDeque;
 
-use super::Method;
-use super::hpack::{Decoder, Encoder, Fields};
+use net::frame::{self, FrameHeader, HEADER_BYTES, PREFACE, flag, kind};
+use net::grpc::{self, PREFIX_BYTES};
+use net::settings::{DEFAULT_WINDOW, id as setting};
+use net::{ErrorCode, hpack};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const FRAME_HEADER_BYTES: usize = 9;
-/// gRPC's prefix of a message: a compression flag and a length, bytes.
-const PREFIX_BYTES: usize = 5;
-/// The window that every stream and connection begins with, bytes.
-const INITIAL_WINDOW_BYTES: u32 = 65_535;
+use super::Method;
+use super::hpack::{Encoder, Fields, TABLE_BYTES};
+
 /// What we grant a stream, bytes: a 500-key answer never waits for us.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// What we grant the connection, bytes.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// The largest frame that we accept, bytes: the protocol's default.
 const FRAME_BYTES: usize = base::limits::FRAME_BYTES;
-const LAST_STREAM_ID: u32 = i32::MAX as u32;
+const PADDING: &str = "more padding than frame";
 
 /// Keep the whole message, whatever its length: see [`Connection::call`].
 pub const KEEP_ALL: u32 = u32::MAX;
-
-mod kind {
-    pub const DATA: u8 = 0;
-    pub const HEADERS: u8 = 1;
-    pub const RST_STREAM: u8 = 3;
-    pub const SETTINGS: u8 = 4;
-    pub const PUSH_PROMISE: u8 = 5;
-    pub const PING: u8 = 6;
-    pub const GOAWAY: u8 = 7;
-    pub const WINDOW_UPDATE: u8 = 8;
-    pub const CONTINUATION: u8 = 9;
-}
-
-mod flag {
-    pub const END_STREAM: u8 = 0x1;
-    pub const ACK: u8 = 0x1;
-    pub const END_HEADERS: u8 = 0x4;
-    pub const PADDED: u8 = 0x8;
-    pub const PRIORITY: u8 = 0x20;
-}
-
-mod setting {
-    pub const HEADER_TABLE_SIZE: u16 = 1;
-    pub const ENABLE_PUSH: u16 = 2;
-    pub const MAX_CONCURRENT_STREAMS: u16 = 3;
-    pub const INITIAL_WINDOW_SIZE: u16 = 4;
-    pub const MAX_FRAME_SIZE: u16 = 5;
-}
 
 /// One gRPC message of an answer.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +94,7 @@ pub struct Connection {
     /// What must go to the socket. The owner takes it from the front.
     pub output: Vec<u8>,
     encoder: Encoder,
-    decoder: Decoder,
+    decoder: hpack::Fields,
     fields: Fields,
     slots: Vec<Stream>,
     live: usize,
@@ -143,25 +114,21 @@ impl Connection {
     pub fn new(authority: &str) -> Connection {
         let mut output = Vec::with_capacity(64 << 10);
         output.extend_from_slice(PREFACE);
-        frame_header(&mut output, 12, kind::SETTINGS, 0, 0);
-        for (name, value) in [(setting::ENABLE_PUSH, 0), (setting::INITIAL_WINDOW_SIZE, STREAM_WINDOW_BYTES)]
-        {
-            output.extend_from_slice(&name.to_be_bytes());
-            output.extend_from_slice(&value.to_be_bytes());
-        }
-        window_update(&mut output, 0, CONNECTION_WINDOW_BYTES - INITIAL_WINDOW_BYTES);
+        let settings = [(setting::ENABLE_PUSH, 0), (setting::INITIAL_WINDOW_SIZE, STREAM_WINDOW_BYTES)];
+        frame::put_settings(&mut output, &settings);
+        frame::put_window_update(&mut output, 0, CONNECTION_WINDOW_BYTES - DEFAULT_WINDOW);
         Connection {
             output,
             encoder: Encoder::new(authority),
-            decoder: Decoder::default(),
+            decoder: hpack::Fields::new(TABLE_BYTES),
             fields: Fields::default(),
             slots: std::iter::repeat_with(Stream::default).take(64).collect(),
             live: 0,
             next_id: 1,
-            send_window: i64::from(INITIAL_WINDOW_BYTES),
+            send_window: i64::from(DEFAULT_WINDOW),
             held: VecDeque::new(),
             uncredited: 0,
-            peer_window: i64::from(INITIAL_WINDOW_BYTES),
+            peer_window: i64::from(DEFAULT_WINDOW),
             peer_frame_bytes: FRAME_BYTES,
             peer_streams: u32::MAX,
             unfinished: None,
@@ -189,9 +156,9 @@ impl Connection {
         self.slots[slot].reuse(id, call, keep, self.peer_window);
         self.live += 1;
         let at = self.output.len();
-        frame_header(&mut self.output, 0, kind::HEADERS, flag::END_HEADERS, id);
+        frame::put_header(&mut self.output, 0, kind::HEADERS, flag::END_HEADERS, id);
         self.encoder.encode(method, &mut self.output);
-        close_frame(&mut self.output, at);
+        frame::patch_length(&mut self.output, at);
         self.send(id, last, write);
         id
     }
@@ -203,18 +170,17 @@ impl Connection {
             return;
         }
         let at = self.output.len();
-        frame_header(&mut self.output, 0, kind::DATA, if last { flag::END_STREAM } else { 0 }, id);
+        frame::put_header(&mut self.output, 0, kind::DATA, if last { flag::END_STREAM } else { 0 }, id);
         let prefix = self.output.len();
         self.output.extend_from_slice(&[0; PREFIX_BYTES]);
         write(&mut self.output);
         let data = self.output.len() - prefix;
-        let length = u32::try_from(data - PREFIX_BYTES).expect("a request is far below 4 GiB");
-        self.output[prefix + 1..prefix + PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+        self.output[prefix..prefix + PREFIX_BYTES].copy_from_slice(&grpc::prefix(data - PREFIX_BYTES));
         let window = self.send_window.min(self.slots[slot].send_window);
         if self.held.is_empty() && data <= self.peer_frame_bytes && data as i64 <= window {
             self.send_window -= data as i64;
             self.slots[slot].send_window -= data as i64;
-            close_frame(&mut self.output, at);
+            frame::patch_length(&mut self.output, at);
         } else {
             let data = self.output.split_off(prefix);
             self.output.truncate(at);
@@ -227,19 +193,18 @@ impl Connection {
     /// what follows it. Answers go to `answers` as they are found.
     pub fn receive(&mut self, input: &[u8], answers: &mut impl Answers) -> Result<usize, Broken> {
         let mut used = 0;
-        while let Some(header) = input[used..].first_chunk::<FRAME_HEADER_BYTES>() {
-            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
-            if length > FRAME_BYTES {
+        while input.len() - used >= HEADER_BYTES {
+            let header = FrameHeader::parse(&input[used..]);
+            if header.length > FRAME_BYTES {
                 return Err("a frame larger than we allow".into());
             }
-            let end = used + FRAME_HEADER_BYTES + length;
-            let Some(payload) = input.get(used + FRAME_HEADER_BYTES..end) else { break };
-            let id = u32::from_be_bytes([header[5], header[6], header[7], header[8]]) & LAST_STREAM_ID;
-            self.frame(header[3], header[4], id, payload, answers)?;
+            let end = used + HEADER_BYTES + header.length;
+            let Some(payload) = input.get(used + HEADER_BYTES..end) else { break };
+            self.frame(header, payload, answers)?;
             used = end;
         }
         if self.uncredited >= CONNECTION_WINDOW_BYTES / 4 {
-            window_update(&mut self.output, 0, self.uncredited);
+            frame::put_window_update(&mut self.output, 0, self.uncredited);
             self.uncredited = 0;
         }
         Ok(used)
@@ -247,19 +212,18 @@ impl Connection {
 
     fn frame(
         &mut self,
-        kind: u8,
-        flags: u8,
-        id: u32,
+        header: FrameHeader,
         payload: &[u8],
         answers: &mut impl Answers,
     ) -> Result<(), Broken> {
+        let FrameHeader { kind, flags, stream: id, .. } = header;
         if self.unfinished.is_some() && kind != kind::CONTINUATION {
             return Err("a frame inside a header block".into());
         }
         match kind {
             kind::DATA => self.data(flags, id, payload, answers),
             kind::HEADERS => {
-                let mut block = unpadded(flags, payload)?;
+                let mut block = frame::strip_padding(flags, payload).ok_or(PADDING)?;
                 if flags & flag::PRIORITY != 0 {
                     block = block.get(5..).ok_or("a header frame too short for its priority")?;
                 }
@@ -292,7 +256,7 @@ impl Connection {
                 if let Some(call) = self.retire(id) {
                     answers.end(
                         call,
-                        grpc_code_of_reset(code),
+                        grpc_code_of_reset(ErrorCode(code)).into(),
                         &format!("the server reset the stream: {code}"),
                     );
                 }
@@ -302,16 +266,13 @@ impl Connection {
             kind::SETTINGS => self.settings(payload),
             kind::PING if flags & flag::ACK != 0 => Ok(()),
             kind::PING => {
-                if payload.len() != 8 {
-                    return Err("a ping of a wrong length".into());
-                }
-                frame_header(&mut self.output, 8, kind::PING, flag::ACK, 0);
-                self.output.extend_from_slice(payload);
+                let payload = payload.try_into().map_err(|_| "a ping of a wrong length")?;
+                frame::put_ping(&mut self.output, true, payload);
                 Ok(())
             }
             kind::WINDOW_UPDATE => {
                 let increment =
-                    i64::from(u32_of(payload, "a window update of a wrong length")? & LAST_STREAM_ID);
+                    i64::from(u32_of(payload, "a window update of a wrong length")? & frame::MAX_31_BITS);
                 if id == 0 {
                     self.send_window += increment;
                 } else if let Some(stream) = self.stream(id) {
@@ -332,7 +293,7 @@ impl Connection {
 
     fn data(&mut self, flags: u8, id: u32, payload: &[u8], answers: &mut impl Answers) -> Result<(), Broken> {
         self.uncredited += payload.len() as u32;
-        let mut rest = unpadded(flags, payload)?;
+        let mut rest = frame::strip_padding(flags, payload).ok_or(PADDING)?;
         let slot = self.slot(id);
         if self.slots[slot].id != id || id == 0 {
             return Ok(());
@@ -364,7 +325,7 @@ impl Connection {
         stream.uncredited += payload.len() as u32;
         if stream.uncredited >= STREAM_WINDOW_BYTES / 4 {
             let credit = std::mem::take(&mut stream.uncredited);
-            window_update(&mut self.output, id, credit);
+            frame::put_window_update(&mut self.output, id, credit);
         }
         Ok(())
     }
@@ -376,10 +337,7 @@ impl Connection {
         block: &[u8],
         answers: &mut impl Answers,
     ) -> Result<(), Broken> {
-        self.fields.http_status = None;
-        self.fields.grpc_status = None;
-        self.fields.grpc_message.clear();
-        self.decoder.decode(block, &mut self.fields)?;
+        self.fields.read(&mut self.decoder, block)?;
         if !ends {
             return Ok(());
         }
@@ -398,7 +356,7 @@ impl Connection {
             let &[n0, n1, v0, v1, v2, v3] = entry else { return Err("settings of a wrong length".into()) };
             let value = u32::from_be_bytes([v0, v1, v2, v3]);
             match u16::from_be_bytes([n0, n1]) {
-                setting::HEADER_TABLE_SIZE if (value as usize) < base::limits::HPACK_TABLE_BYTES => {
+                setting::HEADER_TABLE_SIZE if (value as usize) < TABLE_BYTES => {
                     return Err(
                         "a header table below the protocol's default, which this client relies on".into()
                     );
@@ -413,7 +371,7 @@ impl Connection {
                 _ => {}
             }
         }
-        frame_header(&mut self.output, 0, kind::SETTINGS, flag::ACK, 0);
+        frame::put_settings_ack(&mut self.output);
         self.release();
         Ok(())
     }
@@ -432,7 +390,7 @@ impl Connection {
                     return;
                 }
                 let ends = held.last && now == left;
-                frame_header(
+                frame::put_header(
                     &mut self.output,
                     now,
                     kind::DATA,
@@ -473,7 +431,7 @@ impl Connection {
         }
         loop {
             let id = self.next_id;
-            assert!(id < LAST_STREAM_ID, "a run of this length has fewer than 2^30 calls a connection");
+            assert!(id < frame::MAX_31_BITS, "a run of this length has fewer than 2^30 calls a connection");
             self.next_id += 2;
             if self.slots[self.slot(id)].id == 0 {
                 return id;
@@ -518,47 +476,21 @@ fn message_bytes(prefix: &[u8; PREFIX_BYTES]) -> Result<usize, Broken> {
     if prefix[0] != 0 {
         return Err("a compressed message, which we did not ask for".into());
     }
-    Ok(u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize)
-}
-
-fn unpadded(flags: u8, payload: &[u8]) -> Result<&[u8], Broken> {
-    if flags & flag::PADDED == 0 {
-        return Ok(payload);
-    }
-    let (&padding, rest) = payload.split_first().ok_or("a padded frame without a length")?;
-    let kept = rest.len().checked_sub(padding as usize).ok_or("more padding than frame")?;
-    Ok(&rest[..kept])
+    Ok(frame::be32(&prefix[1..]) as usize)
 }
 
 fn u32_of(payload: &[u8], otherwise: &'static str) -> Result<u32, Broken> {
     Ok(u32::from_be_bytes(payload.try_into().map_err(|_| otherwise)?))
 }
 
-/// gRPC's mapping of HTTP/2 error codes: refused is Unavailable, cancel is Cancelled, calm down is exhausted.
-fn grpc_code_of_reset(code: u32) -> u32 {
+/// gRPC's mapping of HTTP/2 error codes.
+fn grpc_code_of_reset(code: ErrorCode) -> u8 {
     match code {
-        7 => 14,
-        8 => 1,
-        11 => 8,
-        _ => 13,
+        ErrorCode::REFUSED_STREAM => grpc::code::UNAVAILABLE,
+        ErrorCode::CANCEL => grpc::code::CANCELLED,
+        ErrorCode::ENHANCE_YOUR_CALM => grpc::code::RESOURCE_EXHAUSTED,
+        _ => grpc::code::INTERNAL,
     }
-}
-
-fn frame_header(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, id: u32) {
-    let length = (length as u32).to_be_bytes();
-    let id = id.to_be_bytes();
-    out.extend_from_slice(&[length[1], length[2], length[3], kind, flags, id[0], id[1], id[2], id[3]]);
-}
-
-/// Writes the length of the frame that begins at `at` and ends with the output.
-fn close_frame(out: &mut [u8], at: usize) {
-    let length = ((out.len() - at - FRAME_HEADER_BYTES) as u32).to_be_bytes();
-    out[at..at + 3].copy_from_slice(&length[1..]);
-}
-
-fn window_update(out: &mut Vec<u8>, id: u32, increment: u32) {
-    frame_header(out, 4, kind::WINDOW_UPDATE, 0, id);
-    out.extend_from_slice(&increment.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ impl Answers for Log {
 
 fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    frame_header(&mut out, payload.len(), kind, flags, id);
+    frame::put_header(&mut out, payload.len(), kind, flags, id);
     out.extend_from_slice(payload);
     out
 }
@@ -38,11 +38,9 @@ fn trailers(code: &str) -> Vec<u8> {
 }
 
 fn settings(entries: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> = entries
-        .iter()
-        .flat_map(|(name, value)| name.to_be_bytes().into_iter().chain(value.to_be_bytes()))
-        .collect();
-    frame(kind::SETTINGS, 0, 0, &payload)
+    let mut out = Vec::new();
+    frame::put_settings(&mut out, entries);
+    out
 }
 
 /// Frames that the connection wrote since last asked: (kind, flags, stream, payload).
@@ -51,10 +49,10 @@ fn written(connection: &mut Connection) -> Vec<(u8, u8, u32, Vec<u8>)> {
     bytes = bytes.strip_prefix(PREFACE).unwrap_or(bytes);
     let mut frames = Vec::new();
     while !bytes.is_empty() {
-        let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
-        let id = u32::from_be_bytes(bytes[5..9].try_into().unwrap());
-        frames.push((bytes[3], bytes[4], id, bytes[9..9 + length].to_vec()));
-        bytes = &bytes[9 + length..];
+        let header = FrameHeader::parse(bytes);
+        let (payload, rest) = bytes[HEADER_BYTES..].split_at(header.length);
+        frames.push((header.kind, header.flags, header.stream, payload.to_vec()));
+        bytes = rest;
     }
     frames
 }

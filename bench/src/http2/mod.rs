@@ -2,12 +2,11 @@
 //!
 //! Lean on purpose, so that the load generator costs a fraction of the server it drives: one pass over the received
 //! bytes, requests encoded straight into the output, no allocation for a call whose answer fits a frame, and of a long
-//! answer only as much kept as the load looks at. It shares no code with the server under test: what one gets wrong,
-//! the other doesn't excuse.
+//! answer only as much kept as the load looks at. The layout of frames and the compression of headers are `net`'s, which
+//! the `h2` crate judges in its tests; streams, flow control and messages are this client's own.
 
 mod connection;
 mod hpack;
-mod huffman;
 
 pub use connection::{Answers, Connection, KEEP_ALL, Message};
 

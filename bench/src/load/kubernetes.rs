@@ -11,8 +11,8 @@ use std::io::Write;
 
 use base::Random;
 
-use super::{Flights, failure};
-use crate::drive::{Links, Load};
+use super::calls::{Flights, Watches};
+use crate::drive::{Links, Load, Slot};
 use crate::http2::{KEEP_ALL, Message, Method};
 use crate::keys::Values;
 use crate::message::{self, Change, Fields, Guarded, Range, WatchAnswer};
@@ -78,8 +78,9 @@ pub struct Kubernetes {
     wanted: usize,
     serial: u64,
     filling: bool,
-    watches: Vec<u32>,
-    unsettled: usize,
+    watches: Watches,
+    /// The streams of the watches, by resource.
+    watch_streams: Vec<u32>,
     writes: u64,
     unsure: u64,
     events: u64,
@@ -117,8 +118,8 @@ impl Kubernetes {
             wanted: objects,
             serial: 0,
             filling: true,
-            watches: Vec::new(),
-            unsettled: 0,
+            watches: Watches::default(),
+            watch_streams: Vec::new(),
             writes: 0,
             unsure: 0,
             events: 0,
@@ -136,7 +137,6 @@ impl Kubernetes {
     pub fn begin_mix(&mut self) {
         assert!(self.finished(), "all objects were created");
         self.filling = false;
-        self.unsettled = self.resources;
         self.writes = 0;
     }
 
@@ -192,15 +192,7 @@ impl Kubernetes {
             .find(|&position| !self.objects[self.live[position] as usize].busy)
     }
 
-    fn write(
-        &mut self,
-        op: Op,
-        place: u32,
-        link: usize,
-        links: &mut Links,
-        due_ns: u64,
-        board: &mut Board,
-    ) -> bool {
+    fn write(&mut self, op: Op, place: u32, slot: &mut Slot<'_>) {
         if op == Op::Create {
             self.serial += 1;
             self.objects[place as usize] = Object { serial: self.serial, revision: 0, busy: true };
@@ -215,20 +207,19 @@ impl Kubernetes {
         };
         let revision = self.objects[place as usize].revision;
         let txn = Guarded { key: &self.key, revision, change, read_else: op != Op::Create };
-        let call = self.flights.begin(due_ns, link, op as u32, u64::from(place));
-        links.get(link).call(Method::Txn, call, KEEP_ALL, true, |out| txn.encode(out));
-        board.began();
-        true
+        let place = u64::from(place);
+        self.flights.call(slot, Method::Txn, KEEP_ALL, op as u32, place, |out| txn.encode(out));
     }
 
-    fn create(&mut self, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) -> bool {
-        match self.dead.pop() {
-            Some(place) => self.write(Op::Create, place, link, links, due_ns, board),
-            None => false,
+    fn create(&mut self, slot: &mut Slot<'_>) -> bool {
+        let place = self.dead.pop();
+        if let Some(place) = place {
+            self.write(Op::Create, place, slot);
         }
+        place.is_some()
     }
 
-    fn read(&mut self, op: Op, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) {
+    fn read(&mut self, op: Op, slot: &mut Slot<'_>) {
         self.end.clear();
         let mut method = Method::Range;
         let mut keep = KEEP_ALL;
@@ -250,9 +241,7 @@ impl Kubernetes {
         let limit = i64::from(op == Op::Get);
         let range =
             Range { key: &self.key, end: &self.end, limit, count_only: op == Op::Count, ..Range::default() };
-        let call = self.flights.begin(due_ns, link, op as u32, 0);
-        links.get(link).call(method, call, keep, true, |out| range.encode(out));
-        board.began();
+        self.flights.call(slot, method, keep, op as u32, 0, |out| range.encode(out));
     }
 
     fn on_written(&mut self, op: Op, place: u32, bytes: &[u8], board: &mut Board) {
@@ -274,8 +263,6 @@ impl Kubernetes {
             _ => {}
         }
     }
-
-    const WATCH: u32 = 1 << 31;
 }
 
 impl Load for Kubernetes {
@@ -289,30 +276,27 @@ impl Load for Kubernetes {
         }
         self.set_range(link);
         let (key, end) = (&self.key, &self.end);
-        let stream = links.get(link).call(Method::Watch, Kubernetes::WATCH, KEEP_ALL, false, |out| {
-            message::watch_create(out, key, end, true, true);
-        });
-        self.watches.push(stream);
+        self.watch_streams.push(self.watches.open(link, links, key, end, true));
     }
 
     fn settled(&self) -> bool {
-        self.unsettled == 0
+        self.watches.settled()
     }
 
-    fn start(&mut self, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) -> bool {
-        if links.get(link).room() == 0 {
+    fn start(&mut self, slot: &mut Slot<'_>) -> bool {
+        if !slot.has_room() {
             return false;
         }
         if self.filling {
-            return !self.finished() && self.create(link, links, due_ns, board);
+            return !self.finished() && self.create(slot);
         }
         loop {
-            let op = self.draw(due_ns);
+            let op = self.draw(slot.due_ns);
             match op {
                 Op::Progress => {
                     // Not an operation: no answer is promised.
                     let watch = self.random.below(self.resources as u64) as usize;
-                    links.get(watch).send(self.watches[watch], false, message::watch_progress);
+                    slot.links.get(watch).send(self.watch_streams[watch], false, message::watch_progress);
                     continue;
                 }
                 Op::Update | Op::Delete => {
@@ -321,29 +305,22 @@ impl Load for Kubernetes {
                     if op == Op::Delete {
                         self.live.swap_remove(position);
                     }
-                    return self.write(op, place, link, links, due_ns, board);
+                    self.write(op, place, slot);
                 }
                 Op::Create => {
-                    if self.create(link, links, due_ns, board) {
-                        return true;
+                    if !self.create(slot) {
+                        continue;
                     }
-                    continue;
                 }
-                Op::Get | Op::List | Op::Count => self.read(op, link, links, due_ns, board),
+                Op::Get | Op::List | Op::Count => self.read(op, slot),
                 Op::Grant => {
-                    let call = self.flights.begin(due_ns, link, op as u32, 0);
-                    links.get(link).call(Method::LeaseGrant, call, KEEP_ALL, true, |out| {
-                        message::lease_grant(out, LEASE_TTL_S);
-                    });
-                    board.began();
+                    let write = |out: &mut Vec<u8>| message::lease_grant(out, LEASE_TTL_S);
+                    self.flights.call(slot, Method::LeaseGrant, KEEP_ALL, op as u32, 0, write);
                 }
                 Op::Compact => {
                     let to = std::mem::replace(&mut self.compact_to, self.revision);
-                    let call = self.flights.begin(due_ns, link, op as u32, 0);
-                    links
-                        .get(link)
-                        .call(Method::Compact, call, KEEP_ALL, true, |out| message::compact(out, to));
-                    board.began();
+                    let write = |out: &mut Vec<u8>| message::compact(out, to);
+                    self.flights.call(slot, Method::Compact, KEEP_ALL, op as u32, 0, write);
                 }
             }
             return true;
@@ -351,18 +328,13 @@ impl Load for Kubernetes {
     }
 
     fn message(&mut self, call: u32, message: Message<'_>, _now_ns: u64, board: &mut Board) {
-        if call == Kubernetes::WATCH {
+        if call == Watches::CALL {
             let answer = WatchAnswer::of(message.bytes);
             self.events += answer.values().count() as u64;
-            if answer.canceled() {
-                board.error(|| "the server cancelled a watch".to_owned());
-            } else if answer.created() {
-                self.unsettled = self.unsettled.saturating_sub(1);
-            }
+            self.watches.hear(&answer, board);
             return;
         }
-        let flight = self.flights.get(call);
-        flight.answered = true;
+        let flight = self.flights.answered(call);
         let (op, place) = (OPS[flight.what as usize], flight.key as u32);
         match op {
             Op::List => {}
@@ -376,17 +348,16 @@ impl Load for Kubernetes {
     }
 
     fn end(&mut self, call: u32, code: u32, text: &str, now_ns: u64, board: &mut Board) {
-        if call == Kubernetes::WATCH {
-            board.error(|| format!("a watch stream ended: gRPC status {code}: {text}"));
-            return;
+        if call == Watches::CALL {
+            return Watches::end(code, text, board);
         }
-        let flight = self.flights.end(call);
+        let (flight, failure) = self.flights.end(call, code, text, board);
         let op = OPS[flight.what as usize];
         if op == Op::List && code == UNIMPLEMENTED && self.lists_stream {
             // An older server: as the apiserver does, go on with ranges.
             self.lists_stream = false;
         } else {
-            match failure(code, text, flight.answered) {
+            match failure {
                 None => board.observe(flight.due_ns, now_ns),
                 Some(failure) => {
                     // The object of a write stays busy: whether it changed is unknown.
@@ -395,7 +366,6 @@ impl Load for Kubernetes {
                 }
             }
         }
-        board.free(flight.link);
     }
 
     fn finished(&self) -> bool {

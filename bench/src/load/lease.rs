@@ -1,7 +1,7 @@
 //! Leases: granting them, and keeping them alive on many streams.
 
-use super::{Flights, failure};
-use crate::drive::{Links, Load};
+use super::calls::Flights;
+use crate::drive::{Links, Load, Slot};
 use crate::http2::{KEEP_ALL, Message, Method};
 use crate::message::{self, Fields};
 use crate::schedule::Board;
@@ -31,21 +31,17 @@ impl Load for Grant {
         64
     }
 
-    fn start(&mut self, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) -> bool {
-        if self.left == 0 || links.get(link).room() == 0 {
+    fn start(&mut self, slot: &mut Slot<'_>) -> bool {
+        if self.left == 0 || !slot.has_room() {
             return false;
         }
         self.left -= 1;
-        let call = self.flights.begin(due_ns, link, 0, 0);
-        links
-            .get(link)
-            .call(Method::LeaseGrant, call, KEEP_ALL, true, |out| message::lease_grant(out, TTL_S));
-        board.began();
+        self.flights.call(slot, Method::LeaseGrant, KEEP_ALL, 0, 0, |out| message::lease_grant(out, TTL_S));
         true
     }
 
     fn message(&mut self, call: u32, message: Message<'_>, _now_ns: u64, board: &mut Board) {
-        self.flights.get(call).answered = true;
+        self.flights.answered(call);
         match Fields(message.bytes).number(2) {
             Some(id) => self.ids.push(id as i64),
             None => board.error(|| "a granted lease has no id".to_owned()),
@@ -53,12 +49,7 @@ impl Load for Grant {
     }
 
     fn end(&mut self, call: u32, code: u32, text: &str, now_ns: u64, board: &mut Board) {
-        let flight = self.flights.end(call);
-        match failure(code, text, flight.answered) {
-            None => board.observe(flight.due_ns, now_ns),
-            Some(failure) => board.error(|| failure),
-        }
-        board.free(flight.link);
+        self.flights.settle(call, code, text, now_ns, board);
     }
 
     fn finished(&self) -> bool {
@@ -113,12 +104,13 @@ impl Load for KeepAlive {
         self.unsettled == 0
     }
 
-    fn start(&mut self, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) -> bool {
-        let Some(call) = self.idle[link].pop() else { return false };
+    fn start(&mut self, slot: &mut Slot<'_>) -> bool {
+        let Some(call) = self.idle[slot.link].pop() else { return false };
         let beat = &mut self.beats[call as usize];
-        beat.due_ns = due_ns;
-        links.get(link).send(beat.stream, false, |out| message::lease_keep_alive(out, beat.lease));
-        board.began();
+        beat.due_ns = slot.due_ns;
+        let connection = slot.links.get(slot.link);
+        connection.send(beat.stream, false, |out| message::lease_keep_alive(out, beat.lease));
+        slot.board.began();
         true
     }
 

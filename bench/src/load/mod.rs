@@ -3,6 +3,7 @@
 //! A load checks what it is answered: a wrong count, a failed guard or a lost event is an error of the run, so that
 //! no server looks fast by being wrong.
 
+mod calls;
 mod fill;
 mod kubernetes;
 mod lease;
@@ -10,65 +11,13 @@ mod txn;
 mod unary;
 mod watch;
 
+pub use calls::STAMP_BYTES;
 pub use fill::Fill;
 pub use kubernetes::{Kubernetes, RESOURCES};
 pub use lease::{Grant, KeepAlive};
 pub use txn::{Learn, Txn};
 pub use unary::{Read, ReadKind, Update};
-pub use watch::{STAMP_BYTES, Watched, Watching};
-
-/// One call in flight.
-#[derive(Clone, Copy, Debug)]
-pub struct Flight {
-    pub due_ns: u64,
-    pub link: u32,
-    /// What the load makes of it.
-    pub what: u32,
-    pub key: u64,
-    /// A message came.
-    pub answered: bool,
-}
-
-/// The calls in flight of a load, by number.
-#[derive(Default)]
-pub struct Flights {
-    flights: Vec<Flight>,
-    free: Vec<u32>,
-}
-
-impl Flights {
-    pub fn begin(&mut self, due_ns: u64, link: usize, what: u32, key: u64) -> u32 {
-        let flight = Flight { due_ns, link: link as u32, what, key, answered: false };
-        match self.free.pop() {
-            Some(call) => {
-                self.flights[call as usize] = flight;
-                call
-            }
-            None => {
-                self.flights.push(flight);
-                (self.flights.len() - 1) as u32
-            }
-        }
-    }
-
-    pub fn get(&mut self, call: u32) -> &mut Flight {
-        &mut self.flights[call as usize]
-    }
-
-    pub fn end(&mut self, call: u32) -> Flight {
-        self.free.push(call);
-        self.flights[call as usize]
-    }
-}
-
-/// What went wrong with a call, if anything: a status other than OK, or no answer.
-pub fn failure(code: u32, text: &str, answered: bool) -> Option<String> {
-    match (code, answered) {
-        (0, true) => None,
-        (0, false) => Some("a call ended well without an answer".to_owned()),
-        _ => Some(format!("gRPC status {code}: {text}")),
-    }
-}
+pub use watch::{Watched, Watching};
 
 /// The workloads, by the names that the command line uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -223,18 +172,5 @@ mod tests {
             assert_eq!(Workload::named(workload.spec().name), Some(workload));
         }
         assert_eq!(Workload::named("nothing"), None);
-    }
-
-    #[test]
-    fn flights_are_reused_and_keep_their_facts() {
-        let mut flights = Flights::default();
-        let first = flights.begin(1, 2, 3, 4);
-        let second = flights.begin(5, 6, 7, 8);
-        assert_ne!(first, second);
-        flights.get(second).answered = true;
-        let ended = flights.end(first);
-        assert_eq!((ended.due_ns, ended.link, ended.what, ended.key, ended.answered), (1, 2, 3, 4, false));
-        assert_eq!(flights.begin(9, 9, 9, 9), first);
-        assert!(flights.end(second).answered);
     }
 }

@@ -2,8 +2,8 @@
 
 use base::Random;
 
-use super::{Flights, failure};
-use crate::drive::{Links, Load};
+use super::calls::Flights;
+use crate::drive::{Load, Slot};
 use crate::http2::{KEEP_ALL, Message, Method};
 use crate::keys::{Keys, Span, Values};
 use crate::message::{self, Change, Guarded, Range};
@@ -38,8 +38,8 @@ impl Load for Learn {
         4
     }
 
-    fn start(&mut self, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) -> bool {
-        if self.finished() || links.get(link).room() == 0 {
+    fn start(&mut self, slot: &mut Slot<'_>) -> bool {
+        if self.finished() || !slot.has_room() {
             return false;
         }
         let first = self.next;
@@ -47,14 +47,12 @@ impl Load for Learn {
         let key = self.keys.key(self.span.first + first);
         let end = self.keys.key(self.span.first + self.next);
         let range = Range { key: &key, end: &end, ..Range::default() };
-        let call = self.flights.begin(due_ns, link, 0, first);
-        links.get(link).call(Method::Range, call, KEEP_ALL, true, |out| range.encode(out));
-        board.began();
+        self.flights.call(slot, Method::Range, KEEP_ALL, 0, first, |out| range.encode(out));
         true
     }
 
     fn message(&mut self, call: u32, message: Message<'_>, _now_ns: u64, board: &mut Board) {
-        self.flights.get(call).answered = true;
+        self.flights.answered(call);
         for (key, revision) in message::pairs(message.bytes) {
             let position = Keys::number(key).and_then(|number| number.checked_sub(self.span.first));
             match position.and_then(|position| self.revisions.get_mut(position as usize)) {
@@ -65,12 +63,7 @@ impl Load for Learn {
     }
 
     fn end(&mut self, call: u32, code: u32, text: &str, now_ns: u64, board: &mut Board) {
-        let flight = self.flights.end(call);
-        match failure(code, text, flight.answered) {
-            None => board.observe(flight.due_ns, now_ns),
-            Some(failure) => board.error(|| failure),
-        }
-        board.free(flight.link);
+        self.flights.settle(call, code, text, now_ns, board);
     }
 
     fn finished(&self) -> bool {
@@ -121,8 +114,8 @@ impl Load for Txn {
         self.streams
     }
 
-    fn start(&mut self, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) -> bool {
-        if links.get(link).room() == 0 {
+    fn start(&mut self, slot: &mut Slot<'_>) -> bool {
+        if !slot.has_room() {
             return false;
         }
         let Some(position) = self.idle_key() else { return false };
@@ -135,15 +128,12 @@ impl Load for Txn {
             change: Change::Put { value: self.values.value(&mut self.random), lease: 0 },
             read_else: true,
         };
-        let call = self.flights.begin(due_ns, link, 0, position as u64);
-        links.get(link).call(Method::Txn, call, KEEP_ALL, true, |out| txn.encode(out));
-        board.began();
+        self.flights.call(slot, Method::Txn, KEEP_ALL, 0, position as u64, |out| txn.encode(out));
         true
     }
 
     fn message(&mut self, call: u32, message: Message<'_>, _now_ns: u64, board: &mut Board) {
-        let flight = self.flights.get(call);
-        flight.answered = true;
+        let flight = self.flights.answered(call);
         let revision = &mut self.revisions[flight.key as usize];
         if message::succeeded(message.bytes) {
             *revision = message::revision(message.bytes);
@@ -157,15 +147,9 @@ impl Load for Txn {
     }
 
     fn end(&mut self, call: u32, code: u32, text: &str, now_ns: u64, board: &mut Board) {
-        let flight = self.flights.end(call);
-        match failure(code, text, flight.answered) {
-            None => {
-                board.observe(flight.due_ns, now_ns);
-                self.busy[flight.key as usize] = false;
-            }
-            // Whether it was applied is unknown: the key stays busy and is never guessed about.
-            Some(failure) => board.error(|| failure),
+        // Whether a failed one was applied is unknown: its key stays busy and is never guessed about.
+        if let Some(flight) = self.flights.settle(call, code, text, now_ns, board) {
+            self.busy[flight.key as usize] = false;
         }
-        board.free(flight.link);
     }
 }

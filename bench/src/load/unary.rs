@@ -2,28 +2,23 @@
 
 use base::Random;
 
-use super::{Flights, failure};
-use crate::drive::{Links, Load};
+use super::calls::{Flights, Puts};
+use crate::drive::{Load, Slot};
 use crate::http2::{KEEP_ALL, Message, Method};
 use crate::keys::{Keys, Span, Values};
-use crate::message::{self, Put, Range};
+use crate::message::{self, Range};
 use crate::schedule::Board;
 
 /// Puts of random existing keys.
 pub struct Update {
-    keys: Keys,
+    puts: Puts,
     span: Span,
-    values: Values,
     streams: usize,
-    random: Random,
-    flights: Flights,
-    key: Vec<u8>,
 }
 
 impl Update {
     pub fn new(keys: Keys, span: Span, values: Values, streams: usize) -> Update {
-        let random = Random::new(keys.seed ^ 0x757064 ^ span.first);
-        Update { keys, span, values, streams, random, flights: Flights::default(), key: Vec::new() }
+        Update { puts: Puts::new(keys, values, 0x757064 ^ span.first), span, streams }
     }
 }
 
@@ -32,30 +27,21 @@ impl Load for Update {
         self.streams
     }
 
-    fn start(&mut self, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) -> bool {
-        if links.get(link).room() == 0 {
+    fn start(&mut self, slot: &mut Slot<'_>) -> bool {
+        if !slot.has_room() {
             return false;
         }
-        self.key.clear();
-        self.keys.write(self.span.pick(&mut self.random), &mut self.key);
-        let put = Put { key: &self.key, value: self.values.value(&mut self.random), lease: 0 };
-        let call = self.flights.begin(due_ns, link, 0, 0);
-        links.get(link).call(Method::Put, call, 0, true, |out| put.encode(out));
-        board.began();
+        let number = self.span.pick(&mut self.puts.random);
+        self.puts.call(slot, number, false);
         true
     }
 
     fn message(&mut self, call: u32, _message: Message<'_>, _now_ns: u64, _board: &mut Board) {
-        self.flights.get(call).answered = true;
+        self.puts.flights.answered(call);
     }
 
     fn end(&mut self, call: u32, code: u32, text: &str, now_ns: u64, board: &mut Board) {
-        let flight = self.flights.end(call);
-        match failure(code, text, flight.answered) {
-            None => board.observe(flight.due_ns, now_ns),
-            Some(failure) => board.error(|| failure),
-        }
-        board.free(flight.link);
+        self.puts.flights.settle(call, code, text, now_ns, board);
     }
 }
 
@@ -115,8 +101,8 @@ impl Load for Read {
         self.streams
     }
 
-    fn start(&mut self, link: usize, links: &mut Links, due_ns: u64, board: &mut Board) -> bool {
-        if links.get(link).room() == 0 {
+    fn start(&mut self, slot: &mut Slot<'_>) -> bool {
+        if !slot.has_room() {
             return false;
         }
         self.key.clear();
@@ -145,14 +131,12 @@ impl Load for Read {
         };
         range.key = &self.key;
         range.end = &self.end;
-        let call = self.flights.begin(due_ns, link, 0, 0);
-        links.get(link).call(Method::Range, call, keep, true, |out| range.encode(out));
-        board.began();
+        self.flights.call(slot, Method::Range, keep, 0, 0, |out| range.encode(out));
         true
     }
 
     fn message(&mut self, call: u32, message: Message<'_>, _now_ns: u64, board: &mut Board) {
-        self.flights.get(call).answered = true;
+        self.flights.answered(call);
         let (found, expected) = match self.kind {
             ReadKind::One { .. } => (message::count(message.bytes), 1),
             ReadKind::Count => (message::count(message.bytes), self.total),
@@ -169,11 +153,6 @@ impl Load for Read {
     }
 
     fn end(&mut self, call: u32, code: u32, text: &str, now_ns: u64, board: &mut Board) {
-        let flight = self.flights.end(call);
-        match failure(code, text, flight.answered) {
-            None => board.observe(flight.due_ns, now_ns),
-            Some(failure) => board.error(|| failure),
-        }
-        board.free(flight.link);
+        self.flights.settle(call, code, text, now_ns, board);
     }
 }

@@ -10,7 +10,7 @@ use crate::shard::{Read, Shard};
 impl Shard {
     pub(crate) fn member_list(&mut self, out: &mut Outbound, stream: u32, request: pb::MemberListRequest) {
         if request.linearizable {
-            self.after_barrier(out, None, stream, Rpc::MemberList, Read::MemberList);
+            self.after_barrier(out, stream, Rpc::MemberList, Read::MemberList);
         } else {
             self.run_member_list(out, stream, Rpc::MemberList);
         }

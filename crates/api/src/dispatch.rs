@@ -316,7 +316,7 @@ impl Shard {
     ) {
         match read {
             Read::Range(request) => self.run_range(out, sink, stream, &request),
-            Read::RangeStream(request) => self.run_range_stream(out, sink, stream, &request),
+            Read::RangeStream(request) => self.run_range_stream(out, stream, &request),
             Read::Txn(request) => self.run_read_txn(out, stream, &request),
             Read::MemberList => self.run_member_list(out, stream, rpc),
         }
@@ -328,7 +328,7 @@ impl Shard {
         match self.calls[position].state {
             CallState::Starting(_) => self.begin_range(out, sink, stream, position),
             CallState::LongRange(_) => self.produce_range(out, sink, stream, position),
-            CallState::StreamedRange(_) => self.produce_range_stream(out, Some(sink), stream, position),
+            CallState::StreamedRange(_) => self.produce_range_stream(out, stream, position),
             CallState::Snapshot(_) => self.produce_snapshot(out, stream, position),
             CallState::Watch => {
                 self.watch_writable(out, position);

@@ -1,5 +1,6 @@
 //! The KV service: what is checked before a request goes anywhere, in etcd's order, and reads of pinned snapshots.
 
+use mvcc::validate;
 use net::Outbound;
 use prost::Message;
 use proto::errors;
@@ -7,7 +8,6 @@ use proto::etcdserverpb as pb;
 use replica::Event;
 
 use crate::calls::Rpc;
-use crate::check;
 use crate::shard::{CallState, Read, Shard, Sink};
 
 impl Shard {
@@ -41,7 +41,7 @@ impl Shard {
         if self.refuse_over_quota(out, stream, Rpc::Put, mvcc::quota::put_cost(&request)) {
             return;
         }
-        if let Err(error) = check::put(&request) {
+        if let Err(error) = validate::put(&request) {
             return self.fail(out, stream, Rpc::Put, &error);
         }
         let request = pb::InternalRaftRequest { put: Some(request), ..Default::default() };
@@ -49,7 +49,7 @@ impl Shard {
     }
 
     pub(crate) fn delete_range(&mut self, out: &mut Outbound, stream: u32, request: pb::DeleteRangeRequest) {
-        if let Err(error) = check::delete_range(&request) {
+        if let Err(error) = validate::delete_range(&request) {
             return self.fail(out, stream, Rpc::DeleteRange, &error);
         }
         let request = pb::InternalRaftRequest { delete_range: Some(request), ..Default::default() };
@@ -62,7 +62,7 @@ impl Shard {
         if cost_bytes > 0 && self.refuse_over_quota(out, stream, Rpc::Txn, cost_bytes) {
             return;
         }
-        if let Err(error) = check::txn(&request, self.config.max_txn_ops) {
+        if let Err(error) = validate::txn(&request, self.config.max_txn_ops) {
             return self.fail(out, stream, Rpc::Txn, &error);
         }
         if !mvcc::is_read_only(&request) {
@@ -72,7 +72,7 @@ impl Shard {
         if mvcc::is_serializable(&request) {
             self.run_read_txn(out, stream, &request);
         } else {
-            self.after_barrier(out, None, stream, Rpc::Txn, Read::Txn(request));
+            self.after_barrier(out, stream, Rpc::Txn, Read::Txn(request));
         }
     }
 
@@ -93,24 +93,24 @@ impl Shard {
     }
 
     pub(crate) fn range(&mut self, out: &mut Outbound, stream: u32, request: pb::RangeRequest) {
-        if let Err(error) = check::range(&request) {
+        if let Err(error) = validate::range(&request) {
             return self.fail(out, stream, Rpc::Range, &error);
         }
         if request.serializable {
             self.run_range(out, None, stream, &request);
         } else {
-            self.after_barrier(out, None, stream, Rpc::Range, Read::Range(request));
+            self.after_barrier(out, stream, Rpc::Range, Read::Range(request));
         }
     }
 
     pub(crate) fn range_stream(&mut self, out: &mut Outbound, stream: u32, request: pb::RangeRequest) {
-        if let Err(error) = check::range_stream(&request) {
+        if let Err(error) = validate::range_stream(&request) {
             return self.fail(out, stream, Rpc::RangeStream, &error);
         }
         if request.serializable {
-            self.run_range_stream(out, None, stream, &request);
+            self.run_range_stream(out, stream, &request);
         } else {
-            self.after_barrier(out, None, stream, Rpc::RangeStream, Read::RangeStream(request));
+            self.after_barrier(out, stream, Rpc::RangeStream, Read::RangeStream(request));
         }
     }
 
@@ -146,19 +146,13 @@ impl Shard {
         }
     }
 
-    pub(crate) fn run_range_stream(
-        &mut self,
-        out: &mut Outbound,
-        sink: Option<&mut dyn Sink>,
-        stream: u32,
-        request: &pb::RangeRequest,
-    ) {
+    pub(crate) fn run_range_stream(&mut self, out: &mut Outbound, stream: u32, request: &pb::RangeRequest) {
         self.meter.ranges.inc();
         let snapshot = self.reader.pin();
         let revisions = mvcc::Revisions::of(snapshot.stamp());
         match mvcc::RangeCursor::for_stream(revisions, request) {
             Err(error) => self.fail(out, stream, Rpc::RangeStream, &error),
-            Ok(Some(cursor)) => self.start_range_stream(out, sink, stream, snapshot, cursor),
+            Ok(Some(cursor)) => self.start_range_stream(out, stream, snapshot, cursor),
             Ok(None) => match mvcc::range(snapshot.view(), revisions, request) {
                 Err(error) => self.fail(out, stream, Rpc::RangeStream, &error),
                 Ok(answer) => {

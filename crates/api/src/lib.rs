@@ -6,7 +6,6 @@
 //! Must not know the log or raft.
 
 pub mod calls;
-pub mod check;
 mod cluster;
 mod dispatch;
 mod header;

@@ -279,7 +279,6 @@ impl Shard {
     pub(crate) fn start_range_stream(
         &mut self,
         out: &mut Outbound,
-        sink: Option<&mut dyn Sink>,
         stream: u32,
         snapshot: Snapshot,
         cursor: RangeCursor,
@@ -289,18 +288,12 @@ impl Shard {
         let state = StreamedRange { source, first: true };
         self.hold(out, stream, Rpc::RangeStream, CallState::StreamedRange(Box::new(state)));
         if let Some(position) = crate::shard::position_of(out, stream) {
-            self.produce_range_stream(out, sink, stream, position);
+            self.produce_range_stream(out, stream, position);
         }
     }
 
     /// Sends chunks until the client has enough for now.
-    pub(crate) fn produce_range_stream(
-        &mut self,
-        out: &mut Outbound,
-        _sink: Option<&mut dyn Sink>,
-        stream: u32,
-        position: usize,
-    ) {
+    pub(crate) fn produce_range_stream(&mut self, out: &mut Outbound, stream: u32, position: usize) {
         let now = self.now;
         let identity = self.header_at(0);
         while out.queued(stream) < STREAM_QUEUE_BYTES {

@@ -343,16 +343,9 @@ impl Shard {
     }
 
     /// Runs a read now if the published root is the barrier, or parks it until the log core says so.
-    pub(crate) fn after_barrier(
-        &mut self,
-        out: &mut Outbound,
-        sink: Option<&mut dyn Sink>,
-        stream: u32,
-        rpc: Rpc,
-        read: Read,
-    ) {
+    pub(crate) fn after_barrier(&mut self, out: &mut Outbound, stream: u32, rpc: Rpc, read: Read) {
         if self.published.read_ready() {
-            return self.run_read(out, sink, stream, rpc, read);
+            return self.run_read(out, None, stream, rpc, read);
         }
         let token = self.hold(out, stream, rpc, CallState::Parked(read));
         self.outgoing.push_back(Event::Barrier { token });

@@ -1,15 +1,18 @@
 //! The ground that every layer stands on: ids, revisions, time that comes in as a value, checksums, seeded
-//! randomness, bounded rings, and every limit with its unit and reason.
+//! randomness, bounded rings, varints, and every limit with its unit and reason.
 //!
 //! Must not know anything else of the project. Reads no clock and no entropy: callers hand both in.
 
 pub mod limits;
+mod outbox;
 mod random;
 mod revision;
 pub mod ring;
 mod token;
+pub mod varint;
 
 pub use crc32c::{crc32c, crc32c_append};
+pub use outbox::Outbox;
 pub use random::Random;
 pub use revision::Revision;
 pub use token::CallToken;

@@ -117,10 +117,9 @@ pub const PING_IDLE_INTERVAL_MS: u64 = 20_000;
 /// gRPC allows this above --max-request-bytes for one received message, bytes: etcd's overhead.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
-/// Transactions within a transaction, one in the other. A decoder follows 100 messages one in the other; each transaction is
-/// two, its innermost operation two more, and in an entry of the log all stand in one more: what is accepted must be
-/// read again at the next start.
-pub const TXN_DEPTH: usize = 48;
+/// Levels of nested transactions, whatever --max-txn-ops allows (each level uses up at least one of those, 128 by
+/// default). What a request may hold an entry of the log holds too, and both are decoded recursively.
+pub const TXN_LEVELS: usize = 512;
 /// A shard's working memory for one range answer, bytes; longer answers are produced window by window.
 pub const RANGE_CHUNK_BYTES: usize = 256 << 10;
 /// Events queued for one watcher, bytes, before it is sent back to catch up from history.

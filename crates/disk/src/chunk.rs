@@ -24,14 +24,15 @@ use crate::{BLOCK, Chunk};
 static SPLITS: AtomicUsize = AtomicUsize::new(0);
 const SPLITS_MAX: usize = 16 << 10;
 
-/// A private mapping of existing content.
-pub(crate) struct FileChunk {
+/// A part of a file as memory.
+pub(crate) struct MappedChunk {
     map: MmapRaw,
+    /// Of anonymous memory that takes the place of content nobody has read; none for a mapping of the file.
+    fresh: Option<Fresh>,
 }
 
-/// Anonymous memory that takes the place of content nobody has read.
-pub(crate) struct FreshChunk {
-    map: MmapRaw,
+/// What anonymous memory needs to become a mapping of the file.
+struct Fresh {
     file: Arc<File>,
     /// Of the chunk in the file.
     offset: u64,
@@ -44,70 +45,28 @@ fn assert_within(map: &MmapRaw, offset: usize, len: usize) {
     assert!(offset + len <= map.len(), "{offset} + {len} is beyond the chunk");
 }
 
-fn populate(map: &MmapRaw, offset: usize, len: usize) -> io::Result<()> {
-    assert_within(map, offset, len);
-    map.advise_range(Advice::PopulateWrite, offset, len)
-        .map_err(|error| named(format!("populate {len} bytes of a mapping"), error))
-}
-
-fn read_in(map: &MmapRaw, offset: usize, len: usize) -> io::Result<()> {
-    assert_within(map, offset, len);
-    map.advise_range(Advice::PopulateRead, offset, len)
-        .map_err(|error| named(format!("read {len} bytes into a mapping"), error))
-}
-
-impl FileChunk {
-    /// The range must lie within the file.
-    pub fn new(file: &File, offset: u64, len: usize) -> io::Result<FileChunk> {
+impl MappedChunk {
+    /// A private mapping of existing content. The range must lie within the file.
+    pub fn of_content(file: &File, offset: u64, len: usize) -> io::Result<MappedChunk> {
         // SAFETY: the mapping is private, so no store of ours reaches the file. Others can change the file below
         // us: the directory is locked by this process, and the tree writes only what its own mapping holds.
         let map = unsafe { MmapOptions::new().offset(offset).len(len).map_copy(file) }?;
-        Ok(FileChunk { map: MmapRaw::from(map) })
-    }
-}
-
-impl Chunk for FileChunk {
-    fn base(&self) -> *mut u8 {
-        self.map.as_mut_ptr()
+        Ok(MappedChunk { map: MmapRaw::from(map), fresh: None })
     }
 
-    fn len(&self) -> usize {
-        self.map.len()
-    }
-
-    fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {
-        populate(&self.map, offset, len)
-    }
-
-    fn populate_read(&self, offset: usize, len: usize) -> io::Result<()> {
-        read_in(&self.map, offset, len)
-    }
-
-    fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
-        assert_within(&self.map, offset, len);
-        // SAFETY: the contract of `Chunk::discard`: nobody holds a reference into the range meanwhile.
-        let result = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
-        result.map_err(|error| named(format!("drop {len} bytes of a mapping"), error))
-    }
-
-    fn read_ahead(&self, offset: usize, len: usize) {
-        assert_within(&self.map, offset, len);
-        // A hint: without it pages are read when they are touched.
-        let _ = self.map.advise_range(Advice::WillNeed, offset, len);
-    }
-}
-
-impl FreshChunk {
-    /// The range must lie within the file, and its content be of no use to anyone.
-    pub fn new(file: Arc<File>, offset: u64, len: usize) -> io::Result<FreshChunk> {
+    /// Memory for room in the file. The range must lie within the file, and its content be of no use to anyone.
+    pub fn of_room(file: Arc<File>, offset: u64, len: usize) -> io::Result<MappedChunk> {
         let map = MmapRaw::from(MmapOptions::new().len(len).map_anon()?);
         // Not every kernel has huge pages; small ones serve as well.
         let _ = map.advise(Advice::HugePage);
-        Ok(FreshChunk { map, file, offset, mapped: Mutex::new(vec![false; len / BLOCK]) })
+        let mapped = Mutex::new(vec![false; len / BLOCK]);
+        Ok(MappedChunk { map, fresh: Some(Fresh { file, offset, mapped }) })
     }
+}
 
-    /// Maps the file over a range. False when that would make too many mappings.
-    fn map_file(&self, offset: usize, len: usize) -> io::Result<bool> {
+impl Fresh {
+    /// Maps the file over a range of `map`, the chunk's memory. False when that would make too many mappings.
+    fn map_file(&self, map: &MmapRaw, offset: usize, len: usize) -> io::Result<bool> {
         let mut mapped = self.mapped.lock().expect("no panic happens below the lock");
         let (first, end) = (offset / BLOCK, (offset + len) / BLOCK);
         let around = first.saturating_sub(1)..(end + 1).min(mapped.len());
@@ -123,7 +82,7 @@ impl FreshChunk {
         // whatever is mapped there.
         let result = unsafe {
             libc::mmap(
-                self.map.as_mut_ptr().add(offset).cast(),
+                map.as_mut_ptr().add(offset).cast(),
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_FIXED,
@@ -141,7 +100,7 @@ impl FreshChunk {
     }
 }
 
-impl Drop for FreshChunk {
+impl Drop for Fresh {
     fn drop(&mut self) {
         let mapped = self.mapped.get_mut().expect("no panic happens below the lock");
         let splits = mapped.windows(2).filter(|pair| pair[0] != pair[1]).count();
@@ -149,7 +108,7 @@ impl Drop for FreshChunk {
     }
 }
 
-impl Chunk for FreshChunk {
+impl Chunk for MappedChunk {
     fn base(&self) -> *mut u8 {
         self.map.as_mut_ptr()
     }
@@ -159,28 +118,45 @@ impl Chunk for FreshChunk {
     }
 
     fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {
-        populate(&self.map, offset, len)
+        assert_within(&self.map, offset, len);
+        self.map
+            .advise_range(Advice::PopulateWrite, offset, len)
+            .map_err(|error| named(format!("populate {len} bytes of a mapping"), error))
     }
 
     fn populate_read(&self, offset: usize, len: usize) -> io::Result<()> {
-        read_in(&self.map, offset, len)
+        assert_within(&self.map, offset, len);
+        self.map
+            .advise_range(Advice::PopulateRead, offset, len)
+            .map_err(|error| named(format!("read {len} bytes into a mapping"), error))
     }
 
     fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
         assert_within(&self.map, offset, len);
-        self.map_file(offset, len)
-            .map(|_| ())
-            .map_err(|error| named(format!("map {len} bytes of the file in place of memory"), error))
+        if let Some(fresh) = &self.fresh {
+            return fresh
+                .map_file(&self.map, offset, len)
+                .map(|_| ())
+                .map_err(|error| named(format!("map {len} bytes of the file in place of memory"), error));
+        }
+        // SAFETY: the contract of `Chunk::discard`: nobody holds a reference into the range meanwhile.
+        let result = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
+        result.map_err(|error| named(format!("drop {len} bytes of a mapping"), error))
     }
 
     fn read_ahead(&self, offset: usize, len: usize) {
         assert_within(&self.map, offset, len);
-        // A hint to the file, since most of it is not mapped here.
+        // A hint: without it pages are read when they are touched.
+        let Some(fresh) = &self.fresh else {
+            let _ = self.map.advise_range(Advice::WillNeed, offset, len);
+            return;
+        };
+        // To the file, since most of it is not mapped here.
         // SAFETY: a system call on an open descriptor; no memory is passed.
         let _ = unsafe {
             libc::posix_fadvise(
-                self.file.as_raw_fd(),
-                (self.offset + offset as u64) as libc::off_t,
+                fresh.file.as_raw_fd(),
+                (fresh.offset + offset as u64) as libc::off_t,
                 len as libc::off_t,
                 libc::POSIX_FADV_WILLNEED,
             )

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::chunk::{FileChunk, FreshChunk};
+use crate::chunk::MappedChunk;
 use crate::error::{advised, named, no_direct_io};
 use crate::{BLOCK, Chunk, DioAlignment, File, Files, OpenMode, assert_aligned, assert_name, uring};
 
@@ -317,7 +317,7 @@ impl File for OsFile {
 
     fn map(&self, offset: u64, len: usize) -> io::Result<Box<dyn Chunk>> {
         self.assert_mappable(offset, len)?;
-        let chunk = FileChunk::new(&self.file, offset, len);
+        let chunk = MappedChunk::of_content(&self.file, offset, len);
         let chunk = chunk
             .map_err(|error| self.error(format_args!("map {len} bytes at offset {offset} of"), error))?;
         Ok(Box::new(chunk))
@@ -325,7 +325,7 @@ impl File for OsFile {
 
     fn map_fresh(&self, offset: u64, len: usize) -> io::Result<Box<dyn Chunk>> {
         self.assert_mappable(offset, len)?;
-        let chunk = FreshChunk::new(self.file.clone(), offset, len);
+        let chunk = MappedChunk::of_room(self.file.clone(), offset, len);
         let chunk = chunk.map_err(|error| {
             self.error(format_args!("get memory for {len} bytes at offset {offset} of"), error)
         })?;

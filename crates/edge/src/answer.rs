@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::access::{self, Access};
-use crate::health::{self, json_string};
 use crate::request::Request;
 use crate::response::Response;
 use crate::route::{Found, Surface, Target, find};
 use crate::state::State;
+use crate::{health, json};
 
 /// What answers depend on beside the request.
 pub(crate) struct Answers<'a> {
@@ -89,9 +89,9 @@ impl Answers<'_> {
         let versions = self.state.versions();
         Response::new(200).with("Content-Type", "application/json").body(format!(
             "{{\"etcdserver\":{},\"etcdcluster\":{},\"storage\":{}}}",
-            json_string(&versions.server),
-            json_string(versions.cluster.as_deref().unwrap_or("not_decided")),
-            json_string(versions.storage.as_deref().unwrap_or("unknown")),
+            json::string(&versions.server),
+            json::string(versions.cluster.as_deref().unwrap_or("not_decided")),
+            json::string(versions.storage.as_deref().unwrap_or("unknown")),
         ))
     }
 
@@ -100,7 +100,7 @@ impl Answers<'_> {
             .state
             .debug_vars()
             .into_iter()
-            .map(|(name, value)| format!("{}: {value}", json_string(&name)))
+            .map(|(name, value)| format!("{}: {value}", json::string(&name)))
             .collect();
         Response::new(200)
             .with("Content-Type", "application/json; charset=utf-8")

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::executor::within;
+use crate::json;
 use crate::request::Request;
 use crate::response::Response;
 use crate::route::{Check, Kind};
@@ -50,7 +51,7 @@ pub(crate) async fn health(request: &Request, state: &dyn State, timeout: Durati
     state.health_answered(reason.is_none());
     let word = if reason.is_none() { "true" } else { "false" };
     let body =
-        format!("{{\"health\":\"{word}\",\"reason\":{}}}", json_string(reason.as_deref().unwrap_or("")));
+        format!("{{\"health\":\"{word}\",\"reason\":{}}}", json::string(reason.as_deref().unwrap_or("")));
     if reason.is_some() {
         tracing::warn!(output = %body, "status-code" = 503, "/health error");
         return Response::error(503, &body);
@@ -162,36 +163,5 @@ async fn run(check: Check, state: &dyn State, timeout: Duration) -> Result<(), S
                 None => Err("etcdserver: request timed out".into()),
             }
         }
-    }
-}
-
-/// A JSON string with the escapes of Go's encoder.
-pub(crate) fn json_string(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
-                out.push_str(&format!("\\u{:04x}", c as u32));
-            }
-            _ => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::json_string;
-
-    #[test]
-    fn json_strings_escape_as_go_does() {
-        assert_eq!(json_string("a\"b\\c\n<&>\u{1}"), r#""a\"b\\c\n\u003c\u0026\u003e\u0001""#);
     }
 }

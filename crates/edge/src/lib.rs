@@ -13,6 +13,7 @@
 //! | `route` | which path does what, on which listener; path cleaning (pure) |
 //! | `access` | host whitelist and CORS (pure) |
 //! | `health` | `/health`, `/livez`, `/readyz` and their checks |
+//! | `json` | JSON strings as Go writes them (pure) |
 //! | `answer` | a request to its answer |
 //! | `state` | what the server tells the edge |
 //! | `mailbox` | sockets and stop from other threads |
@@ -23,6 +24,7 @@ mod answer;
 mod date;
 mod executor;
 mod health;
+pub mod json;
 mod mailbox;
 pub mod request;
 mod response;

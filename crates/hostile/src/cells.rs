@@ -27,14 +27,14 @@ fn wire(input: &[u8]) {
     let message = KeyValue::decode(input).expect("what is taken is protobuf");
     assert_eq!(kv.to_message(), message, "both readings agree");
     let mut canonical = Vec::new();
-    kv.fields().push_wire(&mut canonical);
+    kv.fields.push_wire(&mut canonical);
     assert_eq!(canonical, message.encode_to_vec(), "written in canonical form");
-    assert_eq!(canonical.len(), kv.fields().wire_len());
+    assert_eq!(canonical.len(), kv.fields.wire_len());
     if !kv.key.is_empty() && kv.version > 0 && 0 < kv.create && kv.create <= kv.mod_ {
         let mut stored = Vec::new();
-        kv.fields().push_cell(7, &mut stored);
+        kv.fields.push_cell(7, &mut stored);
         let cell = Cell::new(&stored);
-        assert_eq!((cell.kv().fields(), cell.sub(), cell.wire()), (kv.fields(), 7, &canonical[..]));
+        assert_eq!((cell.kv().fields, cell.sub(), cell.wire()), (kv.fields, 7, &canonical[..]));
         assert_eq!(cell.revision(), cell.kv().revision());
     }
 }

@@ -11,7 +11,9 @@
 //! Parsing allocates nothing and never touches the bytes of a value. A stored cell that does not parse is a broken
 //! invariant and panics; bytes from outside go through [`KvRef::from_wire`].
 
-use base::{LeaseId, Revision};
+use std::ops::Deref;
+
+use base::{LeaseId, Revision, varint};
 use proto::mvccpb::KeyValue;
 
 const KEY: u8 = 0x0a;
@@ -35,15 +37,10 @@ pub struct Fields<'a> {
     pub lease: LeaseId,
 }
 
-/// One parsed version.
+/// One parsed version: its fields, and where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvRef<'a> {
-    pub key: &'a [u8],
-    pub create: i64,
-    pub mod_: i64,
-    pub version: i64,
-    pub value: &'a [u8],
-    pub lease: LeaseId,
+    pub fields: Fields<'a>,
     pub sub: u32,
     /// The KeyValue message.
     pub wire: &'a [u8],
@@ -54,21 +51,6 @@ pub struct KvRef<'a> {
 /// A stored cell, not yet parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell<'a>(&'a [u8]);
-
-/// Bytes of `value` as a varint.
-#[inline]
-pub fn varint_len(value: u64) -> usize {
-    (70 - (value | 1).leading_zeros() as usize) / 7
-}
-
-#[inline]
-pub fn push_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
 
 /// Reads a varint at `*at` and moves behind it; `None` when it is cut, or larger than 64 bits.
 #[inline]
@@ -117,19 +99,19 @@ fn take_bytes<'a>(bytes: &'a [u8], at: &mut usize, tag: u8) -> Option<&'a [u8]> 
 
 #[inline]
 fn number_len(value: i64) -> usize {
-    if value == 0 { 0 } else { 1 + varint_len(value as u64) }
+    if value == 0 { 0 } else { 1 + varint::len(value as u64) }
 }
 
 #[inline]
 fn bytes_len(value: &[u8]) -> usize {
-    if value.is_empty() { 0 } else { 1 + varint_len(value.len() as u64) + value.len() }
+    if value.is_empty() { 0 } else { 1 + varint::len(value.len() as u64) + value.len() }
 }
 
 #[inline]
 fn push_number(out: &mut Vec<u8>, tag: u8, value: i64) {
     if value != 0 {
         out.push(tag);
-        push_varint(out, value as u64);
+        varint::push(out, value as u64);
     }
 }
 
@@ -137,7 +119,7 @@ fn push_number(out: &mut Vec<u8>, tag: u8, value: i64) {
 fn push_bytes(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     if !value.is_empty() {
         out.push(tag);
-        push_varint(out, value.len() as u64);
+        varint::push(out, value.len() as u64);
         out.extend_from_slice(value);
     }
 }
@@ -166,9 +148,9 @@ impl Fields<'_> {
     /// Appends the message behind the tag and length that a RangeResponse gives it.
     pub fn push_framed(&self, out: &mut Vec<u8>) {
         let len = self.wire_len();
-        out.reserve(1 + varint_len(len as u64) + len + SUB_BYTES);
+        out.reserve(1 + varint::len(len as u64) + len + SUB_BYTES);
         out.push(FRAME);
-        push_varint(out, len as u64);
+        varint::push(out, len as u64);
         let start = out.len();
         self.push_wire(out);
         assert_eq!(out.len() - start, len, "the length stands before what it measures");
@@ -194,42 +176,33 @@ impl Fields<'_> {
     }
 }
 
-impl<'a> KvRef<'a> {
-    pub fn fields(&self) -> Fields<'a> {
-        Fields {
-            key: self.key,
-            create: self.create,
-            mod_: self.mod_,
-            version: self.version,
-            value: self.value,
-            lease: self.lease,
-        }
-    }
+impl<'a> Deref for KvRef<'a> {
+    type Target = Fields<'a>;
 
+    #[inline]
+    fn deref(&self) -> &Fields<'a> {
+        &self.fields
+    }
+}
+
+impl<'a> KvRef<'a> {
     pub fn revision(&self) -> Revision {
         Revision::new(self.mod_, i64::from(self.sub))
-    }
-
-    pub fn to_message(&self) -> KeyValue {
-        self.fields().to_message()
     }
 
     /// Reads a KeyValue message whose fields stand in number order, each at most once; `None` for anything else.
     /// `framed` and `sub` of the result are empty.
     pub fn from_wire(wire: &'a [u8]) -> Option<KvRef<'a>> {
         let mut at = 0;
-        let kv = KvRef {
+        let fields = Fields {
             key: take_bytes(wire, &mut at, KEY)?,
             create: take_number(wire, &mut at, CREATE)?,
             mod_: take_number(wire, &mut at, MOD)?,
             version: take_number(wire, &mut at, VERSION)?,
             value: take_bytes(wire, &mut at, VALUE)?,
             lease: take_number(wire, &mut at, LEASE)?,
-            sub: 0,
-            wire,
-            framed: &[],
         };
-        (at == wire.len()).then_some(kv)
+        (at == wire.len()).then_some(KvRef { fields, sub: 0, wire, framed: &[] })
     }
 }
 
@@ -325,7 +298,7 @@ mod tests {
             fields.push_cell(sub, &mut stored);
             let cell = Cell::new(&stored);
             let kv = cell.kv();
-            assert_eq!(kv.fields(), fields);
+            assert_eq!(kv.fields, fields);
             assert_eq!((kv.sub, cell.sub()), (sub, sub));
             assert_eq!(cell.revision(), Revision::new(mod_, i64::from(sub)));
             assert_eq!(kv.wire, fields.to_message().encode_to_vec(), "what the generated code writes");
@@ -362,8 +335,8 @@ mod tests {
         for shift in 0..64 {
             for value in [(1u64 << shift) - 1, 1 << shift, u64::MAX >> shift] {
                 let mut out = Vec::new();
-                push_varint(&mut out, value);
-                assert_eq!(out.len(), varint_len(value), "{value}");
+                varint::push(&mut out, value);
+                assert_eq!(out.len(), varint::len(value), "{value}");
                 let mut at = 0;
                 assert_eq!(take_varint(&out, &mut at), Some(value));
                 assert_eq!(at, out.len());

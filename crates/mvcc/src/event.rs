@@ -5,10 +5,10 @@
 //! A batch has a limit in bytes. One that grows beyond it (a delete of half the store, say) drops its events and says
 //! so: whoever wants them reads them from `CHANGES`, as a watcher does that lags.
 
-use base::Revision;
 use base::limits::EVENT_RING_BYTES;
+use base::{Revision, varint};
 
-use crate::cell::{Fields, varint_len};
+use crate::cell::Fields;
 pub use crate::trees::Kind;
 
 /// The changes of revisions `first` to `last`, in order.
@@ -138,7 +138,7 @@ impl EventBatch {
     ) {
         let wire_len = stored_len(self.arena.len() - at);
         // The key is the first field: a tag, its length, its bytes.
-        let key_at = 1 + varint_len(key_len as u64) as u32;
+        let key_at = 1 + varint::len(key_len as u64) as u32;
         assert!(key_at + stored_len(key_len) <= wire_len, "a message holds its key");
         if let Some(prev) = prev {
             self.arena.extend_from_slice(prev);
@@ -166,7 +166,7 @@ impl EventRef<'_> {
     /// Bytes of the mvccpb.Event message.
     pub fn encoded_len(&self, with_prev: bool) -> usize {
         let kind = if self.kind == Kind::Delete { 2 } else { 0 };
-        let framed = |bytes: &[u8]| 1 + varint_len(bytes.len() as u64) + bytes.len();
+        let framed = |bytes: &[u8]| 1 + varint::len(bytes.len() as u64) + bytes.len();
         kind + framed(self.kv) + self.prev.filter(|_| with_prev).map_or(0, framed)
     }
 
@@ -177,7 +177,7 @@ impl EventRef<'_> {
         }
         let mut push = |tag: u8, bytes: &[u8]| {
             out.push(tag);
-            crate::cell::push_varint(out, bytes.len() as u64);
+            varint::push(out, bytes.len() as u64);
             out.extend_from_slice(bytes);
         };
         push(0x12, self.kv);

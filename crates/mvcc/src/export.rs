@@ -147,7 +147,7 @@ impl<'s> Import<'s> {
         }
         self.cell.clear();
         if kind == Kind::Put {
-            kv.fields().push_cell(sub, &mut self.cell);
+            kv.fields.push_cell(sub, &mut self.cell);
         }
         // The longest key is that of `HISTORY`.
         if self.cell.len().max(kv.key.len() + Revision::BYTES) > self.store.longest_bytes() {

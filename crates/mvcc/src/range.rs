@@ -9,13 +9,14 @@
 //! - `keys_only` leaves the lease out too, unless the sort target is VALUE.
 //! - Equal elements of a sort come in the order in which Go's `sort.Sort` leaves them ([`crate::sort`]).
 
+use base::varint;
 use pb::range_request::{SortOrder, SortTarget};
 use prost::Message;
 use proto::Error;
 use proto::etcdserverpb as pb;
 use tree::View;
 
-use crate::cell::{self, Cell, Fields};
+use crate::cell::{Cell, Fields};
 use crate::rows::Rows;
 use crate::sort;
 use crate::span::{End, Span};
@@ -40,7 +41,7 @@ const HEADER: u8 = 0x0a;
 /// Bytes of the fields that follow the pairs.
 pub fn tail_len(more: bool, count: i64) -> usize {
     let more = if more { 2 } else { 0 };
-    more + if count == 0 { 0 } else { 1 + cell::varint_len(count as u64) }
+    more + if count == 0 { 0 } else { 1 + varint::len(count as u64) }
 }
 
 /// Appends the fields that follow the pairs.
@@ -50,7 +51,7 @@ pub fn push_tail(more: bool, count: i64, out: &mut Vec<u8>) {
     }
     if count != 0 {
         out.push(COUNT);
-        cell::push_varint(out, count as u64);
+        varint::push(out, count as u64);
     }
 }
 
@@ -65,7 +66,7 @@ impl RangeAnswer<'_> {
         let header_len = header.encoded_len();
         out.reserve(2 + header_len + self.body_len());
         out.push(HEADER);
-        cell::push_varint(out, header_len as u64);
+        varint::push(out, header_len as u64);
         header.encode_raw(out);
         for piece in self.rows.pieces() {
             out.extend_from_slice(piece);
@@ -152,7 +153,7 @@ impl Form {
     }
 
     pub fn fields<'a>(self, cell: Cell<'a>) -> Fields<'a> {
-        let fields = cell.kv().fields();
+        let fields = cell.kv().fields;
         match self {
             Form::Whole => fields,
             Form::Bare => Fields { value: &[], lease: 0, ..fields },

@@ -4,19 +4,17 @@
 //! Here only the nesting itself is taken apart, and its depth is limited; requests, compares and unknown fields are
 //! still prost's, with its limit.
 
+use base::limits::TXN_LEVELS;
 use prost::encoding::{DecodeContext, WireType, check_wire_type, decode_key, decode_varint, skip_field};
 use prost::{DecodeError, Message};
 
 use crate::etcdserverpb::request_op::Request;
 use crate::etcdserverpb::{InternalRaftRequest, RequestOp, TxnRequest};
 
-/// Levels of a transaction: more are refused whatever `--max-txn-ops` says.
-pub const TXN_LEVELS_MAX: usize = 512;
-
 /// Field `txn` of InternalRaftRequest.
 const RAFT_TXN: u32 = 6;
 
-/// A transaction of any depth; `None` when it has more than [`TXN_LEVELS_MAX`] levels. Errors: malformed.
+/// A transaction of any depth; `None` when it has more than [`TXN_LEVELS`] levels. Errors: malformed.
 pub fn txn(bytes: &[u8]) -> Result<Option<TxnRequest>, DecodeError> {
     match TxnRequest::decode(bytes) {
         Ok(txn) => Ok(Some(txn)),
@@ -64,7 +62,7 @@ fn delimited<'b>(rest: &mut &'b [u8], wire_type: WireType) -> Result<&'b [u8], D
 }
 
 fn txn_at(mut rest: &[u8], level: usize) -> Result<Option<TxnRequest>, DecodeError> {
-    if level > TXN_LEVELS_MAX {
+    if level > TXN_LEVELS {
         return Ok(None);
     }
     let mut txn = TxnRequest::default();
@@ -128,7 +126,7 @@ mod tests {
 
     #[test]
     fn any_depth_up_to_the_limit_is_what_was_encoded() {
-        for levels in [1, 2, 49, 50, 51, 52, 128, TXN_LEVELS_MAX] {
+        for levels in [1, 2, 49, 50, 51, 52, 128, TXN_LEVELS] {
             let whole = nested(levels);
             let bytes = whole.encode_to_vec();
             assert_eq!(txn(&bytes), Ok(Some(whole.clone())), "{levels} levels");
@@ -136,8 +134,8 @@ mod tests {
             let entry = InternalRaftRequest { txn: Some(whole), header, ..Default::default() };
             assert_eq!(internal_raft_request(&entry.encode_to_vec()), Ok(entry), "{levels} levels");
         }
-        assert_eq!(txn(&nested(TXN_LEVELS_MAX + 1).encode_to_vec()), Ok(None));
-        let entry = InternalRaftRequest { txn: Some(nested(TXN_LEVELS_MAX + 1)), ..Default::default() };
+        assert_eq!(txn(&nested(TXN_LEVELS + 1).encode_to_vec()), Ok(None));
+        let entry = InternalRaftRequest { txn: Some(nested(TXN_LEVELS + 1)), ..Default::default() };
         assert!(internal_raft_request(&entry.encode_to_vec()).is_err());
     }
 

@@ -60,8 +60,8 @@ pub trait History {
 pub fn is_create(kv: &[u8]) -> bool {
     let (mut create, mut modified) = (0, 0);
     let mut rest = kv;
-    while let Some((tag, after)) = varint(rest) {
-        let Some((value, after)) = varint(after) else { return false };
+    while let Some((tag, after)) = take_varint(rest) {
+        let Some((value, after)) = take_varint(after) else { return false };
         rest = match tag {
             // The key; what follows the revisions (fields 4 and up) is of no interest.
             0x0a => match after.get(value as usize..) {
@@ -83,7 +83,7 @@ pub fn is_create(kv: &[u8]) -> bool {
 }
 
 /// A varint and what follows it.
-pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(crate) fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0;
     for (i, &byte) in bytes.iter().take(10).enumerate() {
         value |= u64::from(byte & 0x7f) << (7 * i);

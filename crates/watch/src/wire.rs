@@ -3,7 +3,9 @@
 //! Fields are written in order of number and zeros are left out, as Go's encoder does; the events (field 11) come
 //! last, so that head and events may be sent one after the other as they are.
 
-use crate::event::{EventRef, Kind, varint};
+use base::varint;
+
+use crate::event::{EventRef, Kind, take_varint};
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,7 +52,7 @@ impl Head<'_> {
         number(buf, 0x28, self.compact_revision as u64);
         if !self.cancel_reason.is_empty() {
             buf.push(0x32);
-            put_varint(buf, self.cancel_reason.len() as u64);
+            varint::push(buf, self.cancel_reason.len() as u64);
             buf.extend(self.cancel_reason.as_bytes());
         }
         number(buf, 0x38, self.fragment.into());
@@ -65,25 +67,13 @@ pub fn put_watch_id(buf: &mut Vec<u8>, watch_id: i64) {
 fn number(buf: &mut Vec<u8>, tag: u8, value: u64) {
     if value != 0 {
         buf.push(tag);
-        put_varint(buf, value);
+        varint::push(buf, value);
     }
-}
-
-fn put_varint(buf: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        buf.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    buf.push(value as u8);
-}
-
-fn varint_bytes(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// A length-delimited field: tag, length, bytes.
 fn field_bytes(len: usize) -> usize {
-    1 + varint_bytes(len as u64) + len
+    1 + varint::len(len as u64) + len
 }
 
 /// Appends one event as field 11, with its previous version if `prev` and if it may have one.
@@ -91,31 +81,31 @@ pub fn put_event(buf: &mut Vec<u8>, event: &EventRef<'_>, prev: bool) {
     let prev = event.prev.filter(|_| prev && !event.is_create);
     let kv_bytes = match event.kind {
         Kind::Put => event.kv.len(),
-        Kind::Delete => field_bytes(event.key.len()) + 1 + varint_bytes(event.revision as u64),
+        Kind::Delete => field_bytes(event.key.len()) + 1 + varint::len(event.revision as u64),
     };
     let kind_bytes = if event.kind == Kind::Delete { 2 } else { 0 };
     let bytes = kind_bytes + field_bytes(kv_bytes) + prev.map_or(0, |prev| field_bytes(prev.len()));
     buf.reserve(field_bytes(bytes));
     buf.push(0x5a);
-    put_varint(buf, bytes as u64);
+    varint::push(buf, bytes as u64);
     let begin = buf.len();
     if event.kind == Kind::Delete {
         buf.extend([0x08, 1]);
     }
     buf.push(0x12);
-    put_varint(buf, kv_bytes as u64);
+    varint::push(buf, kv_bytes as u64);
     match event.kind {
         Kind::Put => buf.extend(event.kv),
         Kind::Delete => {
             buf.push(0x0a);
-            put_varint(buf, event.key.len() as u64);
+            varint::push(buf, event.key.len() as u64);
             buf.extend(event.key);
             number(buf, 0x18, event.revision as u64);
         }
     }
     if let Some(prev) = prev {
         buf.push(0x1a);
-        put_varint(buf, prev.len() as u64);
+        varint::push(buf, prev.len() as u64);
         buf.extend(prev);
     }
     assert_eq!(buf.len() - begin, bytes, "an event is as long as it says");
@@ -123,7 +113,7 @@ pub fn put_event(buf: &mut Vec<u8>, event: &EventRef<'_>, prev: bool) {
 
 /// Bytes of the first event in `events`, which [`put_event`] wrote.
 fn first_event_bytes(events: &[u8]) -> usize {
-    let (len, after) = varint(&events[1..]).expect("written by put_event");
+    let (len, after) = take_varint(&events[1..]).expect("written by put_event");
     events.len() - after.len() + len as usize
 }
 

@@ -42,12 +42,7 @@ pub fn write(out: &mut Vec<u8>, flags: u8, prefix: u32, value: usize) {
         return;
     }
     out.push(flags | mask as u8);
-    let mut rest = value - mask;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
+    base::varint::push(out, (value - mask) as u64);
 }
 
 #[cfg(test)]

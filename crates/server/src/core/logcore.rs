@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use base::Millis;
 use base::ring::{Consumer, Producer};
+use base::{Millis, Outbox};
 use disk::probe::SyncForm;
 use replica::{Action, Event, Note, Replica};
 
@@ -24,7 +24,7 @@ const EVENTS_PER_TURN: usize = 1024;
 pub struct LogCore {
     replica: Replica,
     inboxes: Vec<Consumer<Event>>,
-    outboxes: Vec<Outbox>,
+    shards: Vec<WayToShard>,
     mailbox: Mailbox<Event>,
     sender: Sender<Event>,
     pool: Pool,
@@ -50,40 +50,10 @@ struct Flight {
     started: Instant,
 }
 
-/// The way to one shard: a ring, and what did not fit in it.
-struct Outbox {
-    ring: Producer<ToShard>,
+/// The way to one shard. Outcomes always fit or wait here: their number is bounded by PROPOSALS_IN_FLIGHT.
+struct WayToShard {
+    outbox: Outbox<ToShard>,
     doorbell: Doorbell,
-    overflow: std::collections::VecDeque<ToShard>,
-    rung: bool,
-}
-
-impl Outbox {
-    /// Outcomes always fit or wait here: their number is bounded by PROPOSALS_IN_FLIGHT.
-    fn push(&mut self, item: ToShard) {
-        self.rung = true;
-        if !self.overflow.is_empty() {
-            self.overflow.push_back(item);
-            return;
-        }
-        if let Err(item) = self.ring.push(item) {
-            self.overflow.push_back(item);
-        }
-    }
-
-    fn flush(&mut self) {
-        while let Some(item) = self.overflow.pop_front() {
-            if let Err(item) = self.ring.push(item) {
-                self.overflow.push_front(item);
-                break;
-            }
-        }
-        if self.rung {
-            self.rung = self.overflow.is_empty();
-            self.doorbell.ring();
-            self.rung = false;
-        }
-    }
 }
 
 /// The ends of the rings that lead to one shard.
@@ -119,15 +89,10 @@ impl LogCore {
     ) -> LogCore {
         assert!(!links.is_empty(), "a log core serves at least one shard");
         let mut inboxes = Vec::with_capacity(links.len());
-        let mut outboxes = Vec::with_capacity(links.len());
+        let mut shards = Vec::with_capacity(links.len());
         for link in links {
             inboxes.push(link.inbox);
-            outboxes.push(Outbox {
-                ring: link.outbox,
-                doorbell: link.doorbell,
-                overflow: Default::default(),
-                rung: false,
-            });
+            shards.push(WayToShard { outbox: Outbox::new(link.outbox), doorbell: link.doorbell });
         }
         LogCore {
             compactions: super::meter::Compactions::new(replica.readers().register()),
@@ -135,7 +100,7 @@ impl LogCore {
             slow_apply: means.slow_apply,
             replica,
             inboxes,
-            outboxes,
+            shards,
             sender: mailbox.sender(),
             mailbox,
             pool: means.pool,
@@ -156,7 +121,7 @@ impl LogCore {
         self.replica.has_work()
             || !self.mailbox.is_empty()
             || (self.replica.has_credit() && self.inboxes.iter().any(|inbox| !inbox.is_empty()))
-            || self.outboxes.iter().any(|outbox| !outbox.overflow.is_empty())
+            || self.shards.iter().any(|shard| shard.outbox.is_behind())
     }
 
     /// A completion of a log write.
@@ -228,8 +193,11 @@ impl LogCore {
         }
         self.actions = actions;
         self.replica.events_sent();
-        for outbox in &mut self.outboxes {
-            outbox.flush();
+        for shard in &mut self.shards {
+            shard.outbox.flush();
+            if shard.outbox.take_news() {
+                shard.doorbell.ring();
+            }
         }
     }
 
@@ -303,12 +271,12 @@ impl LogCore {
             Action::Outcome(outcome) => {
                 self.metrics.outcome(&outcome, self.share_ns);
                 let shard = usize::from(outcome.token.shard);
-                self.outboxes[shard].push(ToShard::Outcome(outcome));
+                self.shards[shard].outbox.push(ToShard::Outcome(outcome));
             }
             Action::Events(batch) => {
-                for outbox in &mut self.outboxes {
+                for WayToShard { outbox, .. } in &mut self.shards {
                     // Law 11: a batch that does not fit is not waited for; the shard sees the gap and catches up.
-                    if outbox.overflow.is_empty() && outbox.ring.free() > base::limits::PROPOSALS_IN_FLIGHT {
+                    if outbox.has_room(base::limits::PROPOSALS_IN_FLIGHT) {
                         outbox.push(ToShard::Events(batch.clone()));
                     }
                 }

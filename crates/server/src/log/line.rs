@@ -3,6 +3,8 @@
 use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use edge::json::{Escapes, push_string};
+
 use super::Level;
 
 /// Marks debug output that is JSON already. No text that a program logs begins with it.
@@ -114,21 +116,7 @@ fn push_value(out: &mut String, value: &Value) {
 
 /// A JSON string with zap's escapes.
 fn quote(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\0'..='\u{1f}' => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            _ => out.push(c),
-        }
-    }
-    out.push('"');
+    push_string(out, text, Escapes::Plain);
 }
 
 /// `crate/file.rs:line`, whatever path the compiler was given.

@@ -6,11 +6,11 @@
 //!
 //! Must not change what the product does: everything here is glue that the server has too, in `server::core`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base::Millis;
-use base::ring::{Consumer, Producer, ring};
+use base::ring::{Consumer, ring};
+use base::{Millis, Outbox};
 use replica::{Action, Note, Replica};
 
 use super::coverage::Mechanism;
@@ -38,34 +38,6 @@ pub(super) enum End {
     Stopped,
 }
 
-/// The way to one shard: a ring, and what did not fit in it.
-struct Outbox {
-    ring: Producer<ToShard>,
-    overflow: VecDeque<ToShard>,
-    /// Something was put down since the shard was woken.
-    news: bool,
-}
-
-impl Outbox {
-    fn push(&mut self, item: ToShard) {
-        self.news = true;
-        if !self.overflow.is_empty() {
-            self.overflow.push_back(item);
-        } else if let Err(item) = self.ring.push(item) {
-            self.overflow.push_back(item);
-        }
-    }
-
-    fn flush(&mut self) {
-        while let Some(item) = self.overflow.pop_front() {
-            if let Err(item) = self.ring.push(item) {
-                self.overflow.push_front(item);
-                break;
-            }
-        }
-    }
-}
-
 /// What happened to a core's schedule.
 #[derive(Clone, Copy, Default)]
 struct Core {
@@ -85,7 +57,7 @@ pub(super) struct Process {
     sizes: Sizes,
     replica: Replica,
     inboxes: Vec<Consumer<replica::Event>>,
-    outboxes: Vec<Outbox>,
+    outboxes: Vec<Outbox<ToShard>>,
     shards: Vec<ShardCore>,
     mailbox: Vec<replica::Event>,
     /// Handed out and not complete, by the order of handing out.
@@ -127,7 +99,7 @@ impl Process {
             let (to_log, inbox) = ring(sizes.proposal_slots);
             let (outbox, from_log) = ring(sizes.outcome_slots);
             inboxes.push(inbox);
-            outboxes.push(Outbox { ring: outbox, overflow: VecDeque::new(), news: false });
+            outboxes.push(Outbox::new(outbox));
             let config = api::Config {
                 shard: number,
                 version: "3.7.1".to_owned(),
@@ -333,7 +305,7 @@ impl Process {
             || !self.mailbox.is_empty()
             || !self.completed.is_empty()
             || (self.replica.has_credit() && self.inboxes.iter().any(|inbox| !inbox.is_empty()))
-            || self.outboxes.iter().any(|outbox| !outbox.overflow.is_empty() && outbox.ring.free() > 0)
+            || self.outboxes.iter().any(|outbox| outbox.is_behind() && outbox.free() > 0)
     }
 
     fn log_turn(&mut self, env: &mut Env) {
@@ -367,7 +339,7 @@ impl Process {
         self.replica.events_sent();
         for shard in 0..self.outboxes.len() {
             self.outboxes[shard].flush();
-            if std::mem::take(&mut self.outboxes[shard].news) {
+            if self.outboxes[shard].take_news() {
                 let core = self.core_of(shard);
                 self.wake(env, core);
             }
@@ -389,7 +361,7 @@ impl Process {
             Action::Events(batch) => {
                 for outbox in &mut self.outboxes {
                     // Law 11: a batch that does not fit is not waited for; the shard sees the gap and catches up.
-                    if outbox.overflow.is_empty() && outbox.ring.free() > self.sizes.event_slots_kept {
+                    if outbox.has_room(self.sizes.event_slots_kept) {
                         outbox.push(ToShard::Events(batch.clone()));
                     } else {
                         env.coverage.one(Mechanism::WatchGap);

@@ -188,7 +188,7 @@ fn the_real_store_passes() {
 fn rewrite(store: &mut Store, key: &[u8], change: impl Fn(&mut Fields<'_>)) {
     let stored = store.view().get(LIVE, key).expect("it lives").to_vec();
     let kv = Cell::new(&stored).kv();
-    let mut fields = kv.fields();
+    let mut fields = kv.fields;
     change(&mut fields);
     let mut cell = Vec::new();
     fields.push_cell(kv.sub, &mut cell);

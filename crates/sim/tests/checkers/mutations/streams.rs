@@ -79,6 +79,11 @@ fn received_mut(run: &mut Run, stream: usize, at: usize) -> &mut WatchAnswer {
     }
 }
 
+/// What the watcher was answered, as that number.
+fn answer_mut<'r>(run: &'r mut Run, watcher: &Watcher, number: usize) -> &'r mut WatchAnswer {
+    received_mut(run, watcher.stream, watcher.answers[number])
+}
+
 /// A response with events: the watcher, and which of its answers it is. `wanted` is told the watcher, the answer and
 /// that one's events.
 fn response(
@@ -123,7 +128,7 @@ fn event(
 ) -> Option<()> {
     let (watcher, number) =
         response(run, random, |watcher, _, answer| answer.events.iter().any(|event| wanted(watcher, event)))?;
-    let answer = received_mut(run, watcher.stream, watcher.answers[number]);
+    let answer = answer_mut(run, &watcher, number);
     let places: Vec<usize> = answer
         .events
         .iter()
@@ -133,6 +138,35 @@ fn event(
         .collect();
     let at = pick(random, places)?;
     change(&mut answer.events[at]);
+    Some(())
+}
+
+/// A response does not come.
+fn lose(run: &mut Run, watcher: &Watcher, number: usize) -> Option<()> {
+    run.history.streams[watcher.stream].passages.remove(watcher.answers[number]);
+    Some(())
+}
+
+/// A response and the next change places. What was only known later is not told earlier: that would be another fault.
+fn trade(run: &mut Run, watcher: &Watcher, number: usize) -> Option<()> {
+    let (a, b) = (watcher.answers[number], watcher.answers[number + 1]);
+    let passages = &mut run.history.streams[watcher.stream].passages;
+    let (first, second) = (passages[a].1.clone(), passages[b].1.clone());
+    let known_at = passages[a].0.step;
+    (passages[a].1, passages[b].1) = (second, first);
+    (received(run, watcher.stream, a).revision <= floor(run, known_at)).then_some(())
+}
+
+/// A response begins with one more event.
+fn invent(run: &mut Run, watcher: &Watcher, number: usize, event: Event) -> Option<()> {
+    answer_mut(run, watcher, number).events.insert(0, Event { prev: None, ..event });
+    Some(())
+}
+
+/// One of these answers (stream, place and revision) is of that revision.
+fn retell(run: &mut Run, random: &mut Random, found: Vec<(usize, usize, i64)>) -> Option<()> {
+    let (stream, at, revision) = pick(random, found)?;
+    received_mut(run, stream, at).revision = revision;
     Some(())
 }
 
@@ -180,8 +214,7 @@ fn losses() -> Vec<Mutation> {
                 let (watcher, number) = response(run, random, |watcher, number, _| {
                     whole(run, watcher, number) && events_follow(run, watcher, number)
                 })?;
-                run.history.streams[watcher.stream].passages.remove(watcher.answers[number]);
-                Some(())
+                lose(run, &watcher, number)
             },
         },
         Mutation {
@@ -192,8 +225,7 @@ fn losses() -> Vec<Mutation> {
                 let (watcher, number) = response(run, random, |watcher, number, _| {
                     watcher.open && whole(run, watcher, number) && number + 1 == watcher.answers.len()
                 })?;
-                run.history.streams[watcher.stream].passages.remove(watcher.answers[number]);
-                Some(())
+                lose(run, &watcher, number)
             },
         },
         Mutation {
@@ -209,8 +241,7 @@ fn losses() -> Vec<Mutation> {
                         && whole(run, watcher, number)
                         && events_follow(run, watcher, number)
                 })?;
-                run.history.streams[watcher.stream].passages.remove(watcher.answers[number]);
-                Some(())
+                lose(run, &watcher, number)
             },
         },
         Mutation {
@@ -219,7 +250,7 @@ fn losses() -> Vec<Mutation> {
             of: Options::dumped,
             apply: |run, random| {
                 let (watcher, number) = response(run, random, |_, _, answer| answer.events.len() > 1)?;
-                let events = &mut received_mut(run, watcher.stream, watcher.answers[number]).events;
+                let events = &mut answer_mut(run, &watcher, number).events;
                 events.remove(place(random, events.len() - 1)?);
                 Some(())
             },
@@ -233,7 +264,7 @@ fn losses() -> Vec<Mutation> {
                     let [.., before, last] = &answer.events[..] else { return false };
                     before.kv.modified == last.kv.modified && !answer.fragment
                 })?;
-                received_mut(run, watcher.stream, watcher.answers[number]).events.pop();
+                answer_mut(run, &watcher, number).events.pop();
                 Some(())
             },
         },
@@ -261,7 +292,7 @@ fn repeats() -> Vec<Mutation> {
             of: Options::dumped,
             apply: |run, random| {
                 let (watcher, number) = response(run, random, |_, _, _| true)?;
-                let events = &mut received_mut(run, watcher.stream, watcher.answers[number]).events;
+                let events = &mut answer_mut(run, &watcher, number).events;
                 let at = place(random, events.len())?;
                 events.insert(at, events[at].clone());
                 Some(())
@@ -277,14 +308,7 @@ fn repeats() -> Vec<Mutation> {
                         && whole(run, watcher, number)
                         && whole(run, watcher, number + 1)
                 })?;
-                let (a, b) = (watcher.answers[number], watcher.answers[number + 1]);
-                let passages = &mut run.history.streams[watcher.stream].passages;
-                let (first, second) = (passages[a].1.clone(), passages[b].1.clone());
-                (passages[a].1, passages[b].1) = (second, first);
-                // What was only known later is not told earlier: that would be another fault.
-                let early = received(run, watcher.stream, a).revision;
-                let known = floor(run, run.history.streams[watcher.stream].passages[a].0.step);
-                (early <= known).then_some(())
+                trade(run, &watcher, number)
             },
         },
         Mutation {
@@ -293,7 +317,7 @@ fn repeats() -> Vec<Mutation> {
             of: Options::dumped,
             apply: |run, random| {
                 let (watcher, number) = response(run, random, |_, _, answer| answer.events.len() > 1)?;
-                let events = &mut received_mut(run, watcher.stream, watcher.answers[number]).events;
+                let events = &mut answer_mut(run, &watcher, number).events;
                 let at = place(random, events.len() - 1)?;
                 let same = |a: &Event, b: &Event| a.kv.key == b.kv.key && a.kv.modified == b.kv.modified;
                 if same(&events[at], &events[at + 1]) {
@@ -327,7 +351,7 @@ fn repeats() -> Vec<Mutation> {
             of: Options::dumped,
             apply: |run, random| {
                 let (watcher, number) = response(run, random, |watcher, _, _| !watcher.create.fragment)?;
-                received_mut(run, watcher.stream, watcher.answers[number]).fragment = true;
+                answer_mut(run, &watcher, number).fragment = true;
                 Some(())
             },
         },
@@ -342,7 +366,7 @@ fn repeats() -> Vec<Mutation> {
                     let first = next.and_then(|next| next.events.first()).map(|event| event.kv.modified);
                     answer.fragment && last == first
                 })?;
-                received_mut(run, watcher.stream, watcher.answers[number]).fragment = false;
+                answer_mut(run, &watcher, number).fragment = false;
                 Some(())
             },
         },
@@ -365,9 +389,7 @@ fn contents() -> Vec<Mutation> {
                 let outside = |event: &&Event| !inside(&event.kv.key, &create.key, &create.range_end);
                 let event =
                     run.log.iter().rev().filter(outside).find(|event| event.kv.modified <= first)?.clone();
-                let event = Event { prev: None, ..event };
-                received_mut(run, watcher.stream, watcher.answers[number]).events.insert(0, event);
-                Some(())
+                invent(run, &watcher, number, event)
             },
         },
         Mutation {
@@ -380,9 +402,7 @@ fn contents() -> Vec<Mutation> {
                 let kind = if watcher.create.no_put { Kind::Put } else { Kind::Delete };
                 let first = received(run, watcher.stream, watcher.answers[number]).events[0].kv.modified;
                 let event = run.log.iter().rev().find(|e| e.kind == kind && e.kv.modified <= first)?.clone();
-                let event = Event { prev: None, ..event };
-                received_mut(run, watcher.stream, watcher.answers[number]).events.insert(0, event);
-                Some(())
+                invent(run, &watcher, number, event)
             },
         },
         Mutation {
@@ -403,9 +423,7 @@ fn contents() -> Vec<Mutation> {
                     !filtered && event.kv.modified < start && inside(&event.kv.key, key, &create.range_end)
                 };
                 let event = run.log.iter().rev().find(wanted)?.clone();
-                let event = Event { prev: None, ..event };
-                received_mut(run, watcher.stream, watcher.answers[number]).events.insert(0, event);
-                Some(())
+                invent(run, &watcher, number, event)
             },
         },
         Mutation {
@@ -415,7 +433,7 @@ fn contents() -> Vec<Mutation> {
             apply: |run, random| {
                 let (watcher, number) = response(run, random, |watcher, _, _| !watcher.create.no_put)?;
                 let log = run.log.clone();
-                let events = &mut received_mut(run, watcher.stream, watcher.answers[number]).events;
+                let events = &mut answer_mut(run, &watcher, number).events;
                 let mut event = events[0].clone();
                 let changed = |key: &[u8], revision: i64| {
                     log.iter().any(|event| &*event.kv.key == key && event.kv.modified == revision)
@@ -553,7 +571,7 @@ fn contents() -> Vec<Mutation> {
             of: Options::dumped,
             apply: |run, random| {
                 let (watcher, number) = response(run, random, |_, _, _| true)?;
-                let answer = received_mut(run, watcher.stream, watcher.answers[number]);
+                let answer = answer_mut(run, &watcher, number);
                 answer.revision = answer.events.last()?.kv.modified - 1;
                 Some(())
             },
@@ -573,13 +591,7 @@ fn bookmarks() -> Vec<Mutation> {
                     let Some(&next) = watcher.answers.get(number + 1) else { return false };
                     received(run, watcher.stream, next).is_progress() && whole(run, watcher, number)
                 })?;
-                let (a, b) = (watcher.answers[number], watcher.answers[number + 1]);
-                let passages = &mut run.history.streams[watcher.stream].passages;
-                let (first, second) = (passages[a].1.clone(), passages[b].1.clone());
-                (passages[a].1, passages[b].1) = (second, first);
-                let early = received(run, watcher.stream, a).revision;
-                let known = floor(run, run.history.streams[watcher.stream].passages[a].0.step);
-                (early <= known).then_some(())
+                trade(run, &watcher, number)
             },
         },
         Mutation {
@@ -600,9 +612,7 @@ fn bookmarks() -> Vec<Mutation> {
                         }
                     }
                 }
-                let (stream, at, revision) = pick(random, found)?;
-                received_mut(run, stream, at).revision = revision;
-                Some(())
+                retell(run, random, found)
             },
         },
         Mutation {
@@ -646,9 +656,7 @@ fn bookmarks() -> Vec<Mutation> {
                         last = answer.events.last().map_or(last, |event| event.kv.modified);
                     }
                 }
-                let (stream, at, revision) = pick(random, found)?;
-                received_mut(run, stream, at).revision = revision;
-                Some(())
+                retell(run, random, found)
             },
         },
         Mutation {
@@ -674,9 +682,7 @@ fn bookmarks() -> Vec<Mutation> {
                         }
                     }
                 }
-                let (stream, at, revision) = pick(random, found)?;
-                received_mut(run, stream, at).revision = revision;
-                Some(())
+                retell(run, random, found)
             },
         },
         Mutation {
@@ -803,7 +809,7 @@ fn lives() -> Vec<Mutation> {
             of: Options::dumped,
             apply: |run, random| {
                 let (watcher, number) = response(run, random, |_, _, _| true)?;
-                received_mut(run, watcher.stream, watcher.answers[number]).watch_id += 1_000_000;
+                answer_mut(run, &watcher, number).watch_id += 1_000_000;
                 Some(())
             },
         },
@@ -857,9 +863,7 @@ fn lives() -> Vec<Mutation> {
                         found.push((watcher.stream, watcher.created, floor - 1));
                     }
                 }
-                let (stream, at, revision) = pick(random, found)?;
-                received_mut(run, stream, at).revision = revision;
-                Some(())
+                retell(run, random, found)
             },
         },
     ]
