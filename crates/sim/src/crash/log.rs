@@ -8,7 +8,7 @@ use disk::sim::{KeepSet, Moment};
 use disk::{BLOCK, SimFiles};
 use wal::{Durable, Entry, HardState, Options, Record, Recovered, Wal, Write};
 
-use super::{Promises, Script};
+use super::{Met, Promises, Script};
 use crate::check::state;
 
 const DIR: &str = "log";
@@ -109,6 +109,7 @@ pub(super) struct Subject {
     lives: Vec<Vec<Owned>>,
     /// Of the promise that was looked at last: the states that a recovery may find.
     expected: Option<(u64, Vec<State>)>,
+    met: Met,
 }
 
 fn options(script: Script, boot: u64) -> Options {
@@ -138,6 +139,7 @@ impl super::Subject for Subject {
             promises: vec![Promise::default()],
             lives: vec![Vec::new()],
             expected: None,
+            met: Met::default(),
         };
         for _ in 0..LIVES {
             Life::begin(&mut subject, &files, &mut random, promises)?.run()?;
@@ -150,9 +152,17 @@ impl super::Subject for Subject {
         std::mem::take(&mut self.moments)
     }
 
+    fn met(&self) -> &Met {
+        &self.met
+    }
+
     fn reopen(&mut self, files: &SimFiles, mark: u64, boot: u64) -> Result<usize, String> {
         let (wal, recovered) = recover(files, self.script, boot)?;
         let found = self.judge(&recovered, mark)?;
+        let promise = &self.promises[mark as usize];
+        self.met.add("a torn tail cut", u64::from(recovered.cut.is_some()));
+        self.met.add("more than was acknowledged", u64::from(found > promise.acked));
+        self.met.add("less than was appended", u64::from(found < promise.appended));
         if (wal.durable().index, wal.durable().term) != recovered.last {
             return Err(format!("{:?} is durable, {:?} was recovered", wal.durable(), recovered.last));
         }
@@ -173,6 +183,7 @@ impl super::Subject for Subject {
             promises: vec![Promise { acked: found, appended: found, life: 0, ..promise }],
             lives: vec![self.lives[promise.life][..found].to_vec()],
             expected: None,
+            met: Met::default(),
         };
         let mut random = Random::new(boot);
         let mut life = Life::over(&mut next, files, &mut random, Promises::Kept, wal);

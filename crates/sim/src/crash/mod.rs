@@ -17,6 +17,7 @@
 //! Invariant: all of it follows from (script, seed), but for what the product itself draws. Must not know the laws of a
 //! layer twice: what can be said of a store at rest is in [`crate::check::state`].
 
+pub(crate) mod command;
 mod log;
 mod member;
 mod model;
@@ -24,6 +25,7 @@ mod rig;
 mod store;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::ops::AddAssign;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -131,7 +133,38 @@ pub struct Report {
     pub recovery_images: u64,
     /// Lives that went on, and were looked at once more after another power loss.
     pub continued: u64,
+    /// What the runs and their images have met, and how often: see [`Met`].
+    pub met: Met,
     pub broken: Option<Broken>,
+}
+
+/// What was met, by name, and how often.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Met(BTreeMap<&'static str, u64>);
+
+impl Met {
+    fn add(&mut self, what: &'static str, count: u64) {
+        if count > 0 {
+            *self.0.entry(what).or_default() += count;
+        }
+    }
+
+    pub fn times(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
+    fn add_all(&mut self, other: &Met) {
+        other.0.iter().for_each(|(what, count)| self.add(what, *count));
+    }
+}
+
+impl Display for Met {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (no, (what, count)) in self.0.iter().enumerate() {
+            write!(f, "{}{what} {count}", if no == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
 }
 
 impl AddAssign<&Report> for Report {
@@ -142,6 +175,7 @@ impl AddAssign<&Report> for Report {
         self.recoveries_crashed += other.recoveries_crashed;
         self.recovery_images += other.recovery_images;
         self.continued += other.continued;
+        self.met.add_all(&other.met);
         if self.broken.is_none() {
             self.broken.clone_from(&other.broken);
         }
@@ -213,6 +247,9 @@ trait Subject: Sized {
 
     /// The run's moments; they are not kept.
     fn take_moments(&mut self) -> Vec<Moment>;
+
+    /// What was met so far.
+    fn met(&self) -> &Met;
 
     /// Opens what a crash left when `mark` was noted last, and judges it.
     fn reopen(&mut self, files: &SimFiles, mark: u64, boot: u64) -> Result<Self::Found, String>;
@@ -290,8 +327,16 @@ impl Run {
         HERE.set(Some((self.plan.script, self.seed, None)));
         let recorded = guarded(|| S::record(self.plan.script, self.seed, self.plan.promises));
         let mut subject = recorded.map_err(|law| self.broken(None, law))?;
-        let mut mixed = Random::new(self.seed);
-        let salt = mixed.next_u64();
+        let mut trial = Report::default();
+        let swept = self.sweep_moments(&mut subject, &mut trial);
+        trial.met.add_all(subject.met());
+        *report += &trial;
+        HERE.set(None);
+        swept
+    }
+
+    fn sweep_moments<S: Subject>(&self, subject: &mut S, report: &mut Report) -> Result<(), Broken> {
+        let salt = Random::new(self.seed).next_u64();
         for moment in subject.take_moments() {
             let operation = moment.operation();
             if self.plan.operation.is_some_and(|only| only != operation) {
@@ -300,14 +345,33 @@ impl Run {
             HERE.set(Some((self.plan.script, self.seed, Some(operation))));
             let mut random = Random::new(salt ^ operation);
             report.moments += 1;
-            crash_at(&mut subject, &moment, &mut random, report).map_err(|(what, law)| Broken {
+            crash_at(subject, &moment, &mut random, report).map_err(|(what, law)| Broken {
                 what,
                 unsynced: moment.describe(),
                 ..self.broken(Some(operation), law)
             })?;
+            note_operation(&moment, &mut report.met);
         }
-        HERE.set(None);
         Ok(())
+    }
+}
+
+/// What of the kinds that scripts are about was unsynced.
+fn note_operation(moment: &Moment, met: &mut Met) {
+    for line in moment.describe() {
+        if line.starts_with("rename") && line.contains(".seg to") {
+            met.add("a segment recycled", 1);
+        } else if line.starts_with("rename") {
+            met.add("a file named", 1);
+        } else if line.starts_with("remove") {
+            met.add("a segment removed", 1);
+        } else if line.starts_with("set the length of data") {
+            met.add("a data file of another length", 1);
+        } else if line.starts_with("write blocks 0..1 of data")
+            || line.starts_with("write blocks 1..2 of data")
+        {
+            met.add("a meta under way", 1);
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use base::{CallToken, Random};
 use disk::SimFiles;
-use replica::{Action, CheckpointPolicy, Event, OpenReport, Proposal, Replica, Request, Start};
+use replica::{Action, CheckpointPolicy, Event, Note, OpenReport, Proposal, Replica, Request, Start};
+
+use super::Met;
 
 /// Small sizes, so that images stay small and every border is met.
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -80,7 +82,7 @@ pub(super) struct Rig {
     pub ready: bool,
     /// The highest revision that an answer has named.
     pub answered_revision: i64,
-    pub checkpoints: u64,
+    pub met: Met,
 }
 
 fn text(error: std::io::Error) -> String {
@@ -105,7 +107,7 @@ impl Rig {
             next_call: 1,
             ready: false,
             answered_revision: 0,
-            checkpoints: 0,
+            met: Met::default(),
         }
     }
 
@@ -153,6 +155,8 @@ impl Rig {
                 Action::Populate(job) => job.run(),
                 Action::Outcome(outcome) => self.answered(&outcome.result)?,
                 Action::Ready => self.ready = true,
+                Action::Note(Note::CompactionFinished { .. }) => self.met.add("a compaction finished", 1),
+                Action::Note(Note::LeaseExpired { .. }) => self.met.add("a lease ended", 1),
                 Action::Events(_) | Action::Stopped | Action::Note(_) => {}
             }
         }
@@ -211,7 +215,7 @@ impl Rig {
             }
             Job::Checkpoint(job) => {
                 let done = job.run().map_err(text)?;
-                self.checkpoints += 1;
+                self.met.add("a checkpoint", 1);
                 self.handle(Event::Checkpointed(done))
             }
             Job::Hash(job) => self.handle(Event::CompactionHashed(job.run())),

@@ -8,19 +8,31 @@ use disk::SimFiles;
 use disk::sim::{KeepSet, Moment};
 use tree::{KeyOrder, Options, Store, TreeSpec, View};
 
-use super::{Promises, Script};
+use super::{Met, Promises, Script};
 
 const FILE: &str = "data";
 const SUFFIX: usize = 4;
-static SPECS: [TreeSpec; 3] = [
+const fn empty(name: &'static str) -> TreeSpec {
+    TreeSpec { name, order: KeyOrder::Bytes }
+}
+/// Three that are used; the others make a meta longer than a sector, so that it can be torn.
+static SPECS: [TreeSpec; 9] = [
     TreeSpec { name: "plain", order: KeyOrder::Bytes },
     TreeSpec { name: "versions", order: KeyOrder::Suffixed(SUFFIX) },
     TreeSpec { name: "log", order: KeyOrder::Bytes },
+    empty("empty-1"),
+    empty("empty-2"),
+    empty("empty-3"),
+    empty("empty-4"),
+    empty("empty-5"),
+    empty("empty-6"),
 ];
 const VERSIONS: usize = 1;
 const LOG: usize = 2;
-/// Each restart comes after so many checkpoints.
-const CHECKPOINTS: usize = 4;
+/// Each life makes so many checkpoints. While it grows, the first half of them is of growth, the rest of shrinking.
+fn checkpoints(script: Script) -> usize {
+    if script == Script::Growth { 6 } else { 4 }
+}
 const LIVES: usize = 2;
 
 /// Small chunks, so that images stay small and their borders are met.
@@ -89,6 +101,7 @@ pub(super) struct Subject {
     promises: Vec<Promise>,
     /// What each checkpoint holds; its number stands in the first word of its stamp.
     pictures: Vec<Picture>,
+    met: Met,
 }
 
 fn open(files: &SimFiles) -> Result<Store, String> {
@@ -109,6 +122,7 @@ impl super::Subject for Subject {
             moments: Vec::new(),
             promises: vec![Promise::default()],
             pictures: vec![model.picture()],
+            met: Met::default(),
         };
         for life in 0..LIVES {
             let mut store = open(&files)?;
@@ -117,8 +131,9 @@ impl super::Subject for Subject {
                 store.share_thread();
             }
             let durable = model.clone();
-            let mut writer = Writer { store, model, durable, random: &mut random, script };
-            for _ in 0..CHECKPOINTS {
+            let mut writer = Writer { store, model, durable, random: &mut random, script, shrinks: false };
+            for round in 0..checkpoints(script) {
+                writer.shrinks = script == Script::Growth && round >= checkpoints(script) / 2;
                 subject.round(&files, &mut writer, promises)?;
             }
             // Killed: what was changed since is gone.
@@ -132,6 +147,10 @@ impl super::Subject for Subject {
         std::mem::take(&mut self.moments)
     }
 
+    fn met(&self) -> &Met {
+        &self.met
+    }
+
     fn reopen(&mut self, files: &SimFiles, mark: u64, _boot: u64) -> Result<(u64, u64), String> {
         let store = open(files)?;
         let Promise { durable, in_flight } = self.promises[mark as usize];
@@ -143,6 +162,9 @@ impl super::Subject for Subject {
         if let Some(rebuilt) = &store.report().bitmap_rebuilt {
             return Err(format!("a crash is taken for damage: {rebuilt}"));
         }
+        self.met.add("a checkpoint nobody was told of", u64::from(number > durable));
+        self.met.add("a checkpoint cut short", u64::from(number < in_flight));
+        self.met.add("a torn meta", u64::from(store.report().unreadable.is_some()));
         Ok((number, store.report().sequence))
     }
 
@@ -168,7 +190,8 @@ impl super::Subject for Subject {
         }
         let before = model.picture();
         let durable = Model::default();
-        let mut writer = Writer { store, model, durable, random: &mut random, script: self.script };
+        let mut writer =
+            Writer { store, model, durable, random: &mut random, script: self.script, shrinks: false };
         writer.change(20)?;
         writer.store.publish();
         let job = writer.store.cut().ok_or("a checkpoint is running before the first")?;
@@ -205,16 +228,25 @@ impl Subject {
         files.mark(self.promises.len() as u64 - 1);
     }
 
+    /// A step towards a shorter file, in a batch of its own. False when there is nothing to move, or enough was.
+    fn shrink(&mut self, writer: &mut Writer<'_>) -> bool {
+        let moved = writer.store.shrink_step();
+        writer.store.publish();
+        self.met.add("a step of shrinking", u64::from(writer.store.is_shrinking()));
+        moved && writer.random.below(4) > 0
+    }
+
     /// Some batches, then a checkpoint with more of them beside it.
     fn round(&mut self, files: &SimFiles, writer: &mut Writer<'_>, promises: Promises) -> Result<(), String> {
         for _ in 0..1 + writer.random.below(2) {
-            let changes = writer.random.below(12);
+            let most = if writer.script == Script::Growth && !writer.shrinks { 40 } else { 12 };
+            let changes = writer.random.below(most);
             writer.change(changes)?;
             writer.store.publish();
         }
+        while writer.shrinks && self.shrink(writer) {}
         if writer.random.one_in(2) {
-            writer.store.shrink_step();
-            writer.store.publish();
+            self.shrink(writer);
         }
         let number = self.pictures.len() as u64;
         let mut stamp = *writer.store.stamp();
@@ -231,7 +263,9 @@ impl Subject {
         writer.store.publish();
         let done = job.run().map_err(|error| error.to_string())?;
         self.mark(files, Promise { durable: number, in_flight: number });
+        let file_bytes = writer.store.file_bytes();
         let stamp = writer.store.checkpoint_done(done);
+        self.met.add("a shorter file", u64::from(writer.store.file_bytes() < file_bytes));
         if stamp[0] != number {
             return Err(format!("checkpoint {number} is done, and {} is called durable", stamp[0]));
         }
@@ -248,6 +282,8 @@ struct Writer<'r> {
     durable: Model,
     random: &'r mut Random,
     script: Script,
+    /// Most of what is there goes, and the file with it.
+    shrinks: bool,
 }
 
 impl Writer<'_> {
@@ -279,7 +315,8 @@ impl Writer<'_> {
     fn one(&mut self) {
         let growth = self.script == Script::Growth;
         let tree = self.random.below(3) as usize;
-        match self.random.below(12) {
+        let kind = if self.shrinks { 7 + self.random.below(5) } else { self.random.below(12) };
+        match kind {
             0..6 if tree != LOG => {
                 let mut key = match self.random.below(8) {
                     0 => vec![b'x'; 900 + self.random.below(1500) as usize],
@@ -290,6 +327,7 @@ impl Writer<'_> {
                 }
                 let len = match self.random.below(8) {
                     0 if growth => self.random.below(50_000),
+                    1 if growth => 4000 + self.random.below(9_000),
                     0 => self.random.below(9_000),
                     1 => 1900 + self.random.below(300),
                     _ => self.random.below(600),
@@ -313,7 +351,7 @@ impl Writer<'_> {
                 let front: Vec<Key> = self.model.trees[LOG].keys().take(half).cloned().collect();
                 front.iter().for_each(|key| self.remove(LOG, key));
             }
-            9 if growth => {
+            9 if self.shrinks => {
                 // Most of it goes, so that there is something to shrink.
                 let keys: Vec<Key> = self.model.trees[tree].keys().cloned().collect();
                 for key in keys {
