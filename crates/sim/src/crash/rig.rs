@@ -10,10 +10,10 @@ use replica::{Action, CheckpointPolicy, Event, Note, OpenReport, Proposal, Repli
 use super::Met;
 
 /// Small sizes, so that images stay small and every border is met.
-const SEGMENT_BYTES: u64 = 64 << 10;
+const SEGMENT_BYTES: u64 = 32 << 10;
 const BATCH_BYTES: usize = 8 << 10;
-const CHUNK_BYTES: u64 = 128 << 10;
-const RESERVE_BYTES: u64 = 96 << 10;
+const CHUNK_BYTES: u64 = 64 << 10;
+const RESERVE_BYTES: u64 = 64 << 10;
 /// Nothing takes longer than this to come to rest.
 const TURNS_MAX: usize = 10_000;
 
