@@ -146,6 +146,11 @@ impl Replica {
         self.state.store.readers()
     }
 
+    /// The store and its writer's books, for those who check what it is at rest.
+    pub fn store(&self) -> &tree::Store {
+        &self.state.store
+    }
+
     /// All shards run on the thread of this replica, between its turns.
     pub fn share_thread(&mut self) {
         self.state.store.share_thread();

@@ -6,15 +6,19 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
+use crate::crash;
 use crate::world::coverage::Coverage;
 use crate::world::{self, Outcome};
 
 /// Runs seeds of the simulated world.
 #[derive(Debug, Parser)]
 #[command(name = "sim", about = "Runs seeds of the simulated world and judges what its clients saw")]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The first seed; drawn at random where absent.
     #[arg(long)]
     seed: Option<u64>,
@@ -32,8 +36,14 @@ struct Arguments {
     coverage: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Crashes scripted workloads at each of their operations, and judges every image.
+    Crash(crash::command::Arguments),
+}
+
 /// A seed nobody chose.
-fn any_seed() -> u64 {
+pub(crate) fn any_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // Differs from process to process; short, to be typed.
     std::hash::RandomState::new().build_hasher().finish() >> 32
@@ -64,6 +74,9 @@ impl Sums {
 /// The program: 0 when nothing was found, 1 when something was.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Crash(arguments)) = arguments.command {
+        return crash::command::run(&arguments);
+    }
     let first = arguments.seed.unwrap_or_else(any_seed);
     println!("seeds {first} to {}", first.saturating_add(arguments.seeds.saturating_sub(1)));
     let started = Instant::now();
