@@ -89,7 +89,7 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
     if !stamp::removal_pending(&stamp) {
         return false;
     }
-    let target = stamp::compacted(&stamp);
+    let target = stamp::compacted(&stamp) + i64::from(base::bug!(CompactionOffByOne));
     let start = stamp::removal_cursor(&stamp);
     let mut seen: Option<Revision> = None;
     let mut exhausted = false;
@@ -123,7 +123,7 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
         let revision = trees::change_revision(revision);
         let (kind, key) = trees::split_change(change);
         remove_superseded(store, key, revision, &mut key_buffer);
-        if kind == Kind::Delete && revision.main < target {
+        if kind == Kind::Delete && (revision.main < target || base::bug!(TombstoneLost)) {
             // Gone already when a later change of the same step superseded it; changes come in order, so not yet.
             remove_version(store, key, revision, &mut key_buffer);
         }
@@ -135,6 +135,8 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
     }
     if exhausted {
         stamp[FINISHED] = target as u64;
+        stamp[stamp::CURRENT] =
+            if base::bug!(RevisionBackAfterCompaction) { target as u64 } else { stamp[stamp::CURRENT] };
         stamp[CURSOR_MAIN] = target as u64;
         stamp[CURSOR_SUB] = 0;
         stamp[REMOVED] = target.max(stamp[REMOVED] as i64) as u64;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use crate::world::coverage::Coverage;
+use crate::world::profile::Focus;
 use crate::world::{self, Outcome};
 
 /// Runs seeds of the simulated world.
@@ -30,6 +31,23 @@ struct Arguments {
     /// Print what the seeds have exercised.
     #[arg(long)]
     coverage: bool,
+    /// Bend the seeds towards something: crash, watch, lease, history, space, memory.
+    #[arg(long, value_parser = focus, default_value = "none")]
+    focus: Focus,
+    #[cfg(feature = "zoo")]
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[cfg(feature = "zoo")]
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Makes mistakes again, one by one, and sees that the seeds find each.
+    Zoo(crate::zoo::Arguments),
+}
+
+pub(crate) fn focus(name: &str) -> Result<Focus, String> {
+    Focus::parse(name).ok_or_else(|| format!("one of {:?}", Focus::ALL.map(Focus::name)))
 }
 
 /// A seed nobody chose.
@@ -64,17 +82,23 @@ impl Sums {
 /// The program: 0 when nothing was found, 1 when something was.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(feature = "zoo")]
+    if let Some(Command::Zoo(arguments)) = &arguments.command {
+        return crate::zoo::main(arguments);
+    }
     let first = arguments.seed.unwrap_or_else(any_seed);
     println!("seeds {first} to {}", first.saturating_add(arguments.seeds.saturating_sub(1)));
     let started = Instant::now();
     let mut shown = started;
     let mut sums = Sums::default();
     for seed in first..first.saturating_add(arguments.seeds) {
-        let outcome = world::run(seed, world::Options { print: arguments.trace });
+        let options =
+            world::Options { print: arguments.trace, focus: arguments.focus, ..world::Options::default() };
+        let outcome = world::run(seed, options);
         sums.add(&outcome);
         if outcome.failure.is_some() {
             clear_progress();
-            report(&outcome);
+            report(&outcome, arguments.focus);
             if !arguments.keep_going {
                 break;
             }
@@ -132,7 +156,7 @@ fn clear_progress() {
     }
 }
 
-fn report(outcome: &Outcome) {
+fn report(outcome: &Outcome, focus: Focus) {
     let Some(failure) = &outcome.failure else { return };
     println!("seed {} FAILED at step {}, {} us:", outcome.seed, outcome.steps, outcome.simulated_us);
     for line in &outcome.tail {
@@ -140,7 +164,10 @@ fn report(outcome: &Outcome) {
     }
     println!("seed {}: {failure}", outcome.seed);
     println!(
-        "seed {}: hash {:016x}; again with: sim -- --seed {} --trace",
-        outcome.seed, outcome.hash, outcome.seed
+        "seed {}: hash {:016x}; again with: sim -- --seed {} --focus {} --trace",
+        outcome.seed,
+        outcome.hash,
+        outcome.seed,
+        focus.name()
     );
 }

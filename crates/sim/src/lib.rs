@@ -9,5 +9,7 @@ pub mod check;
 mod command;
 pub mod history;
 pub mod world;
+#[cfg(feature = "zoo")]
+pub mod zoo;
 
 pub use command::main;

@@ -113,7 +113,7 @@ pub(crate) fn create(
         return Err(error);
     }
     files.rename(&temporary, &number.path(dir))?;
-    files.sync_dir(dir)
+    if base::bug!(SegmentNameNotSynced) { Ok(()) } else { files.sync_dir(dir) }
 }
 
 fn fill(file: &dyn File, bytes: u64, header: Option<&[u8]>) -> io::Result<()> {

@@ -10,6 +10,47 @@ use base::Random;
 use super::network::Quality;
 use super::queue::between;
 
+/// What a run is bent towards: more of what meets there, and less time. Ordinary runs have none, and are what proves
+/// the product; a run with a focus looks for one kind of mistake (the zoo), or is one that somebody wants to see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Focus {
+    #[default]
+    None,
+    /// Ends without warning, small segments, checkpoints all the time.
+    Crash,
+    /// Many watchers, slow readers, short rings, compactions.
+    Watch,
+    /// Leases that are granted, renewed, given other keys, and end.
+    Lease,
+    /// Reads of the past, in pieces, and compactions.
+    History,
+    /// A tight quota and full disks.
+    Space,
+    /// Memory is given back while checkpoints run.
+    Memory,
+}
+
+impl Focus {
+    pub const ALL: [Focus; 7] =
+        [Focus::None, Focus::Crash, Focus::Watch, Focus::Lease, Focus::History, Focus::Space, Focus::Memory];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Focus::None => "none",
+            Focus::Crash => "crash",
+            Focus::Watch => "watch",
+            Focus::Lease => "lease",
+            Focus::History => "history",
+            Focus::Space => "space",
+            Focus::Memory => "memory",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Focus> {
+        Focus::ALL.into_iter().find(|focus| focus.name() == name)
+    }
+}
+
 /// Sizes and options of a member.
 #[derive(Clone, Debug)]
 pub(super) struct Sizes {
@@ -125,10 +166,10 @@ fn weight(random: &mut Random, usual: u64) -> u64 {
 }
 
 impl Profile {
-    pub fn draw(random: &mut Random) -> Profile {
+    pub fn draw(random: &mut Random, focus: Focus) -> Profile {
         // Long values fill queues and windows: watchers stall, answers come in fragments and piece by piece.
         let heavy = random.one_in(8);
-        Profile {
+        let mut profile = Profile {
             sizes: sizes(random, heavy),
             workload: workload(random, heavy),
             faults: faults(random),
@@ -138,6 +179,108 @@ impl Profile {
                 ..Quality::default()
             },
             storm_us: between(random, 60, 420) * 1_000_000,
+        };
+        if focus != Focus::None {
+            profile.bend(random, focus);
+        }
+        profile
+    }
+
+    fn bend(&mut self, random: &mut Random, focus: Focus) {
+        let Profile { sizes, workload, faults, network, storm_us } = self;
+        *storm_us = between(random, 30, 90) * 1_000_000;
+        workload.clients = workload.clients.max(2);
+        workload.rest_us.1 = workload.rest_us.1.min(3_000_000);
+        workload.mix.put = workload.mix.put.max(20);
+        network.delay_us.1 = network.delay_us.1.min(2_000);
+        faults.every_us = (500_000, 15_000_000);
+        faults.clock_jump = 0;
+        faults.clock_rate = 0;
+        match focus {
+            Focus::None => {}
+            Focus::Crash => {
+                faults.every_us = (100_000, 6_000_000);
+                (faults.power, faults.power_at_operation, faults.kill) = (8, 12, 8);
+                faults.io_error = faults.io_error.max(2);
+                sizes.in_flight = pick(random, &[2, 4, 8]);
+                sizes.segment_bytes = sizes.segment_bytes.min(256 << 10);
+                sizes.batch_bytes = sizes.batch_bytes.min(16 << 10);
+                sizes.log_bytes = 2 * sizes.segment_bytes;
+                sizes.dirty_bytes = pick(random, &[32 << 10, 128 << 10]);
+                sizes.checkpoint_interval_ms = pick(random, &[500, 2_000, 10_000]);
+                sizes.quota_bytes = -1;
+                workload.value_bytes = pick(random, &[400, 6_000, 12_000]);
+                workload.long_one_in = 3;
+                workload.depth = 6;
+                workload.mix.range = workload.mix.range.max(14);
+                sizes.max_request_bytes = 128 << 10;
+            }
+            Focus::Watch => {
+                faults.slow_reader = 8;
+                faults.reset = faults.reset.max(3);
+                faults.partition = faults.partition.max(2);
+                sizes.outcome_slots = 4;
+                sizes.event_slots_kept = pick(random, &[2, 3]);
+                sizes.progress_interval_ms = 300;
+                workload.watchers = 6;
+                workload.clients = workload.clients.max(3);
+                workload.window_bytes = 64 << 10;
+                workload.value_bytes = pick(random, &[400, 6_000, 30_000]);
+                workload.long_one_in = 2;
+                workload.mix.delete = workload.mix.delete.max(10);
+                workload.mix.compact = workload.mix.compact.max(3);
+                network.buffer_bytes = 4 << 10;
+            }
+            Focus::Lease => {
+                faults.power = faults.power.max(3);
+                workload.mix.grant = 10;
+                workload.mix.keep_alive = 16;
+                workload.mix.revoke = 2;
+                workload.mix.time_to_live = workload.mix.time_to_live.max(4);
+                workload.rest_us.1 = 1_000_000;
+                workload.keys = workload.keys.min(40);
+                sizes.quota_bytes = -1;
+            }
+            Focus::History => {
+                faults.power = faults.power.max(3);
+                faults.slow_reader = faults.slow_reader.max(4);
+                workload.mix.range = 30;
+                workload.mix.stream = 8;
+                workload.mix.delete = workload.mix.delete.max(10);
+                workload.mix.txn = workload.mix.txn.max(10);
+                workload.mix.compact = 6;
+                workload.keys = pick(random, &[8, 40]);
+                workload.watchers = 3;
+                workload.value_bytes = pick(random, &[400, 6_000, 30_000]);
+                workload.long_one_in = 2;
+                workload.window_bytes = 64 << 10;
+                network.buffer_bytes = 4 << 10;
+                sizes.quota_bytes = -1;
+            }
+            Focus::Space => {
+                faults.power = faults.power.max(6);
+                faults.kill = faults.kill.max(6);
+                faults.full_disk = 12;
+                faults.no_space = faults.no_space.max(3);
+                sizes.quota_bytes =
+                    if random.one_in(2) { between(random, 128 << 10, 512 << 10) as i64 } else { -1 };
+                workload.value_bytes = pick(random, &[6_000, 30_000]);
+                workload.long_one_in = 2;
+                workload.mix.compact = workload.mix.compact.max(3);
+                workload.mix.delete = workload.mix.delete.max(10);
+            }
+            Focus::Memory => {
+                faults.memory = 20;
+                faults.every_us = (100_000, 2_000_000);
+                faults.power = faults.power.max(3);
+                sizes.memory_budget_bytes = 0;
+                sizes.checkpoint_interval_ms = 500;
+                sizes.shared_core = random.one_in(2);
+                workload.keys = 200;
+                workload.value_bytes = pick(random, &[400, 6_000]);
+                workload.mix.hash = workload.mix.hash.max(4);
+                workload.mix.snapshot = workload.mix.snapshot.max(2);
+            }
         }
     }
 }
