@@ -47,7 +47,7 @@ bugs! {
     UsedBlockRewritten,
     /// Segments are recycled as soon as their entries are durable, whatever the checkpoints have (laws 4 and 6).
     SegmentRecycledEarly,
-    /// A segment's name is not made durable before it is used (law 4).
+    /// A recycled segment's new name is not made durable before it is used (law 4).
     SegmentNameNotSynced,
     /// A batch counts at recovery though its records fail their checksum: recovery cuts too little (law 5).
     TornBatchCounts,
@@ -75,8 +75,8 @@ bugs! {
     StampOutsideMeta,
     /// Of two whole metas the older one is opened (law 6).
     OlderMetaOpened,
-    /// A sync that failed is passed over (law 8).
-    SyncErrorIgnored,
+    /// A write of a checkpoint that failed is passed over (law 8: I/O errors end the process).
+    WriteErrorIgnored,
 
     // --- mvcc ---
     /// The tombstone exactly at the compacted revision is removed: a watcher that starts there misses it.

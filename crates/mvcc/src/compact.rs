@@ -2,12 +2,13 @@
 //!
 //! Removal walks `CHANGES` only, over (previous, c] and, for its tombstones, the previous c itself. Each change
 //! removes what it superseded: the one entry of its key that stands before it in `HISTORY`, and that entry's change.
-//! A delete below c removes itself too; one exactly at c stays until the next compaction, as in etcd (watchers that
-//! start at c must see it). What survives keeps its entry in `CHANGES`: hash and export need it. So the cost is that
+//! A delete below c removes itself too. What stands exactly at c stays until the next compaction, also what another
+//! change of the same revision superseded: watchers that start at c must see all of it. (etcd spares the deletes.) What survives keeps its entry in `CHANGES`: hash and export need it. So the cost is that
 //! of the changes since the last compaction, however large the store.
 //!
 //! Invariants:
-//! - A key has at most one entry in `HISTORY` or `LIVE` at or below the revision up to which removal is finished.
+//! - Of the entries of a key in `HISTORY` or `LIVE` at or below the revision up to which removal is finished, all but the
+//!   first are of that very revision.
 //! - Removal never looks at a change above the compacted revision.
 
 use base::Revision;
@@ -74,7 +75,7 @@ pub(crate) fn begin(store: &mut Store, revision: i64) {
     let mut stamp = *store.stamp();
     let previous = stamp[stamp::COMPACTED] as i64;
     assert!(previous < revision && revision <= stamp[stamp::CURRENT] as i64, "checked before");
-    // Tombstones exactly at the previous revision were spared; they are not any more.
+    // What stood exactly at the previous revision was spared; it is not any more.
     let again = Revision::new(previous.max(0), 0);
     let cursor = stamp::removal_cursor(&stamp).min(again);
     stamp[CURSOR_MAIN] = cursor.main as u64;
@@ -122,7 +123,7 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
         let (revision, change) = gathered.get(i).split_at(Revision::BYTES);
         let revision = trees::change_revision(revision);
         let (kind, key) = trees::split_change(change);
-        remove_superseded(store, key, revision, &mut key_buffer);
+        remove_superseded(store, key, revision, target, &mut key_buffer);
         if kind == Kind::Delete && (revision.main < target || base::bug!(TombstoneLost)) {
             // Gone already when a later change of the same step superseded it; changes come in order, so not yet.
             remove_version(store, key, revision, &mut key_buffer);
@@ -148,8 +149,8 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
     !exhausted && !blocked
 }
 
-/// Removes what the change at `revision` superseded, if that is still there.
-fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, buffer: &mut Vec<u8>) {
+/// Removes what the change at `revision` superseded, if that is still there and below `target`.
+fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, target: i64, buffer: &mut Vec<u8>) {
     let of_key = |found: bool, cursor: &tree::Cursor<'_>| {
         let entry = found.then(|| trees::split_history_key(cursor.key()));
         entry.filter(|(found, _)| *found == key).map(|(_, revision)| revision)
@@ -160,6 +161,10 @@ fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, buffer: 
         let found = cursor.seek_before(buffer);
         let Some(older) = of_key(found, &cursor) else { return };
         assert!(older < revision, "what stands before is older");
+        if older.main >= target {
+            // Of the same revision; what came before it went with it.
+            return;
+        }
         // One is what there should be; a file from elsewhere may have left more.
         let found = cursor.prev();
         let another = of_key(found, &cursor).is_some();

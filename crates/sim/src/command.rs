@@ -31,7 +31,7 @@ struct Arguments {
     /// Print what the seeds have exercised.
     #[arg(long)]
     coverage: bool,
-    /// Bend the seeds towards something: crash, watch, lease, history, space, memory.
+    /// Bend the seeds towards something: crash, watch, lease, history, checkpoint, quota, disk, flood, memory.
     #[arg(long, value_parser = focus, default_value = "none")]
     focus: Focus,
     #[cfg(feature = "zoo")]

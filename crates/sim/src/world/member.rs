@@ -292,13 +292,22 @@ impl Member {
     }
 }
 
-fn start_options(sizes: &Sizes, boot: u64) -> replica::Start {
-    let member = replica::founding_member(
+fn founder() -> bbolt::schema::Member {
+    replica::founding_member(
         "default",
         &["http://localhost:2380".into()],
         &["http://localhost:2379".into()],
         "etcd-cluster",
-    );
+    )
+}
+
+/// Of the member that the clients talk to.
+pub(super) fn member_id() -> u64 {
+    founder().id
+}
+
+fn start_options(sizes: &Sizes, boot: u64) -> replica::Start {
+    let member = founder();
     let defaults = replica::CheckpointPolicy::default();
     replica::Start {
         options: replica::Options {

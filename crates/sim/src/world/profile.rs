@@ -24,15 +24,31 @@ pub enum Focus {
     Lease,
     /// Reads of the past, in pieces, and compactions.
     History,
-    /// A tight quota and full disks.
-    Space,
+    /// The power goes within the operations of checkpoints, and the disk has errors.
+    Checkpoint,
+    /// A tight quota, alarms that are lowered, compactions.
+    Quota,
+    /// Full disks, long values.
+    Disk,
+    /// Long values and slow readers fill the queues of watchers.
+    Flood,
     /// Memory is given back while checkpoints run.
     Memory,
 }
 
 impl Focus {
-    pub const ALL: [Focus; 7] =
-        [Focus::None, Focus::Crash, Focus::Watch, Focus::Lease, Focus::History, Focus::Space, Focus::Memory];
+    pub const ALL: [Focus; 10] = [
+        Focus::None,
+        Focus::Crash,
+        Focus::Watch,
+        Focus::Lease,
+        Focus::History,
+        Focus::Checkpoint,
+        Focus::Quota,
+        Focus::Disk,
+        Focus::Flood,
+        Focus::Memory,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -41,7 +57,10 @@ impl Focus {
             Focus::Watch => "watch",
             Focus::Lease => "lease",
             Focus::History => "history",
-            Focus::Space => "space",
+            Focus::Checkpoint => "checkpoint",
+            Focus::Quota => "quota",
+            Focus::Disk => "disk",
+            Focus::Flood => "flood",
             Focus::Memory => "memory",
         }
     }
@@ -95,6 +114,8 @@ pub(super) struct Mix {
     pub hash: u64,
     pub snapshot: u64,
     pub defragment: u64,
+    /// Lowers the alarm that room raised.
+    pub disarm: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -168,7 +189,7 @@ fn weight(random: &mut Random, usual: u64) -> u64 {
 impl Profile {
     pub fn draw(random: &mut Random, focus: Focus) -> Profile {
         // Long values fill queues and windows: watchers stall, answers come in fragments and piece by piece.
-        let heavy = random.one_in(8);
+        let heavy = random.one_in(8) || focus == Focus::Flood;
         let mut profile = Profile {
             sizes: sizes(random, heavy),
             workload: workload(random, heavy),
@@ -202,6 +223,8 @@ impl Profile {
                 faults.every_us = (100_000, 6_000_000);
                 (faults.power, faults.power_at_operation, faults.kill) = (8, 12, 8);
                 faults.io_error = faults.io_error.max(2);
+                // Writes stay in flight long enough to be caught there.
+                faults.slow_disk = 10;
                 sizes.in_flight = pick(random, &[2, 4, 8]);
                 sizes.segment_bytes = sizes.segment_bytes.min(256 << 10);
                 sizes.batch_bytes = sizes.batch_bytes.min(16 << 10);
@@ -233,6 +256,7 @@ impl Profile {
             }
             Focus::Lease => {
                 faults.power = faults.power.max(3);
+                faults.slow_disk = 6;
                 workload.mix.grant = 10;
                 workload.mix.keep_alive = 16;
                 workload.mix.revoke = 2;
@@ -257,20 +281,56 @@ impl Profile {
                 network.buffer_bytes = 4 << 10;
                 sizes.quota_bytes = -1;
             }
-            Focus::Space => {
-                faults.power = faults.power.max(6);
-                faults.kill = faults.kill.max(6);
-                faults.full_disk = 12;
-                faults.no_space = faults.no_space.max(3);
-                sizes.quota_bytes =
-                    if random.one_in(2) { between(random, 128 << 10, 512 << 10) as i64 } else { -1 };
-                workload.value_bytes = pick(random, &[6_000, 30_000]);
+            Focus::Checkpoint => {
+                faults.every_us = (50_000, 1_500_000);
+                (faults.power, faults.power_at_operation, faults.kill, faults.io_error) = (0, 24, 2, 6);
+                sizes.dirty_bytes = 32 << 10;
+                sizes.checkpoint_interval_ms = 500;
+                sizes.quota_bytes = -1;
+                workload.keys = 200;
+                workload.value_bytes = pick(random, &[400, 6_000]);
+                workload.rest_us.1 = 300_000;
+            }
+            Focus::Quota => {
+                (faults.power, faults.kill) = (8, 8);
+                (faults.full_disk, faults.no_space) = (0, 0);
+                sizes.quota_bytes = between(random, 192 << 10, 512 << 10) as i64;
+                sizes.checkpoint_interval_ms = pick(random, &[2_000, 10_000]);
+                workload.keys = 40;
+                workload.value_bytes = pick(random, &[2_000, 6_000]);
                 workload.long_one_in = 2;
-                workload.mix.compact = workload.mix.compact.max(3);
-                workload.mix.delete = workload.mix.delete.max(10);
+                workload.mix.compact = 6;
+                workload.mix.delete = 12;
+                workload.mix.disarm = 6;
+                workload.rest_us.1 = 500_000;
+            }
+            Focus::Disk => {
+                (faults.full_disk, faults.no_space) = (24, 3);
+                sizes.quota_bytes = -1;
+                sizes.reserve_bytes = 512 << 10;
+                workload.keys = 200;
+                workload.value_bytes = 30_000;
+                workload.long_one_in = 1;
+                workload.mix.put = 80;
+                workload.mix.disarm = 6;
+                workload.depth = 6;
+                workload.burst = 60;
+            }
+            Focus::Flood => {
+                faults.slow_reader = 20;
+                faults.every_us = (100_000, 4_000_000);
+                faults.partition = faults.partition.max(4);
+                sizes.quota_bytes = -1;
+                workload.long_one_in = 2;
+                workload.watchers = 3;
+                workload.clients = 2;
+                workload.keys = 8;
+                workload.mix = Mix { put: 30, delete: 3, range: 3, compact: 1, ..Mix::default() };
+                network.buffer_bytes = 4 << 10;
             }
             Focus::Memory => {
                 faults.memory = 20;
+                faults.slow_helpers = 6;
                 faults.every_us = (100_000, 2_000_000);
                 faults.power = faults.power.max(3);
                 sizes.memory_budget_bytes = 0;
@@ -332,6 +392,7 @@ fn workload(random: &mut Random, heavy: bool) -> Workload {
         hash: weight(random, 2),
         snapshot: weight(random, 1) / 2,
         defragment: weight(random, 1),
+        disarm: 0,
     };
     Workload {
         clients: between(random, 1, 5) as u32,
