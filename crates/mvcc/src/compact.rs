@@ -2,13 +2,13 @@
 //!
 //! Removal walks `CHANGES` only, over (previous, c] and, for its tombstones, the previous c itself. Each change
 //! removes what it superseded: the one entry of its key that stands before it in `HISTORY`, and that entry's change.
-//! A delete below c removes itself too. What stands exactly at c stays until the next compaction, also what another
-//! change of the same revision superseded: watchers that start at c must see all of it. (etcd spares the deletes.) What survives keeps its entry in `CHANGES`: hash and export need it. So the cost is that
+//! A delete below c removes itself too; one exactly at c stays until the next compaction, as in etcd (watchers that
+//! start at c must see it), also when the same revision put the key again. What survives keeps its entry in `CHANGES`: hash and export need it. So the cost is that
 //! of the changes since the last compaction, however large the store.
 //!
 //! Invariants:
-//! - Of the entries of a key in `HISTORY` or `LIVE` at or below the revision up to which removal is finished, all but the
-//!   first are of that very revision.
+//! - A key has at most one entry in `HISTORY` or `LIVE` at or below the revision up to which removal is finished, deletes
+//!   at that very revision aside.
 //! - Removal never looks at a change above the compacted revision.
 
 use base::Revision;
@@ -75,7 +75,7 @@ pub(crate) fn begin(store: &mut Store, revision: i64) {
     let mut stamp = *store.stamp();
     let previous = stamp[stamp::COMPACTED] as i64;
     assert!(previous < revision && revision <= stamp[stamp::CURRENT] as i64, "checked before");
-    // What stood exactly at the previous revision was spared; it is not any more.
+    // Tombstones exactly at the previous revision were spared; they are not any more.
     let again = Revision::new(previous.max(0), 0);
     let cursor = stamp::removal_cursor(&stamp).min(again);
     stamp[CURSOR_MAIN] = cursor.main as u64;
@@ -149,7 +149,7 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
     !exhausted && !blocked
 }
 
-/// Removes what the change at `revision` superseded, if that is still there and below `target`.
+/// Removes what the change at `revision` superseded, if that is still there and no tombstone at `target`.
 fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, target: i64, buffer: &mut Vec<u8>) {
     let of_key = |found: bool, cursor: &tree::Cursor<'_>| {
         let entry = found.then(|| trees::split_history_key(cursor.key()));
@@ -161,8 +161,8 @@ fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, target: 
         let found = cursor.seek_before(buffer);
         let Some(older) = of_key(found, &cursor) else { return };
         assert!(older < revision, "what stands before is older");
-        if older.main >= target {
-            // Of the same revision; what came before it went with it.
+        if older.main >= target && cursor.value().is_empty() {
+            // What came before it went with it.
             return;
         }
         // One is what there should be; a file from elsewhere may have left more.

@@ -6,7 +6,7 @@
 //! - at or below `compacted`: whatever is not the newest version of its key at `revision`, but only when at least one
 //!   key has such a version; otherwise everything still stored counts, and the hash depends on how far removal has
 //!   come;
-//! - exactly at `compacted`: tombstones, and what was superseded within that revision, which etcd does not keep.
+//! - tombstones exactly at `compacted`.
 //!
 //! The hash of a compaction uses the compacted revision before it as its bound, so it must run over a view in which
 //! nothing of that compaction is removed yet: pin it when the request is applied, and hold removal until it is done.
@@ -128,7 +128,7 @@ impl Hasher {
             if self.kept_only && (tombstone || !newest_at(view, change, self.revision)) {
                 return;
             }
-            if main == self.compacted && (tombstone || !newest_at(view, change, main)) {
+            if tombstone && main == self.compacted {
                 return;
             }
         }

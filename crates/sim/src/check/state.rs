@@ -77,8 +77,9 @@ fn check_rows(view: View<'_>, pages: VerifyReport) -> Result<Summary, Finding> {
         (last_main, last_sub) = (at.main, at.sub);
         let (main_before, before) = left.get(change.key).copied().unzip();
         let spared = change.kind == Kind::Put || at.main >= removed_to;
-        // Of the changes at the compacted revision itself all stay.
-        let superseded = main_before.is_some_and(|main| main < removed_to);
+        // Deletes at the compacted revision itself stay, also when that put the key again.
+        let tombstone = main_before == Some(removed_to) && matches!(before, Some(Left::Nothing));
+        let superseded = before.is_some() && !tombstone;
         if at.main <= removed_to && (superseded || !spared) {
             return Err(rows(format!("{key} at {at:?} should have been removed: compacted to {removed_to}")));
         }

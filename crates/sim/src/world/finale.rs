@@ -211,7 +211,8 @@ impl Finale {
                 }
             }
             Stage::Watchers => {
-                if clients.iter().all(Client::watches) {
+                // Who waits at a connection that broke has no watcher, and does not know it.
+                if clients.iter().all(Client::watches) && !env.network.keeps_from_openers() {
                     let revision = member.process.as_ref().map_or(0, |process| process.revision());
                     self.enter(env, Stage::Settle { revision });
                 }

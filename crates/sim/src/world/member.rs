@@ -13,6 +13,7 @@ use std::sync::Arc;
 use base::Random;
 use disk::SimFiles;
 use disk::sim::KeepSet;
+use proto::etcdserverpb as pb;
 
 use super::Env;
 use super::coverage::Mechanism;
@@ -226,6 +227,12 @@ impl Member {
             return Ok(());
         }
         let Some(process) = &self.process else { return Ok(()) };
+        if process.published.alarm(pb::AlarmType::Nospace) && !process.has_stored_alarm() {
+            return Err(Failure::new(
+                "Alarms",
+                format!("member {} has an alarm that is not stored", self.id),
+            ));
+        }
         match process.end {
             Some(End::Stopped) => self.strike(env, Blow::Stop),
             Some(End::Disk) => {

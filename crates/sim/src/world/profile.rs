@@ -260,7 +260,7 @@ impl Profile {
                 workload.mix.grant = 10;
                 workload.mix.keep_alive = 16;
                 workload.mix.revoke = 2;
-                workload.mix.time_to_live = workload.mix.time_to_live.max(4);
+                workload.mix.time_to_live = 12;
                 workload.rest_us.1 = 1_000_000;
                 workload.keys = workload.keys.min(40);
                 sizes.quota_bytes = -1;
@@ -295,13 +295,17 @@ impl Profile {
                 (faults.power, faults.kill) = (8, 8);
                 (faults.full_disk, faults.no_space) = (0, 0);
                 sizes.quota_bytes = between(random, 192 << 10, 512 << 10) as i64;
-                sizes.checkpoint_interval_ms = pick(random, &[2_000, 10_000]);
+                // Much to apply again at a start.
+                sizes.checkpoint_interval_ms = 60_000;
+                sizes.dirty_bytes = 8 << 20;
+                sizes.segment_bytes = 256 << 10;
+                sizes.log_bytes = 2 << 20;
                 workload.keys = 40;
                 workload.value_bytes = pick(random, &[2_000, 6_000]);
                 workload.long_one_in = 2;
-                workload.mix.compact = 6;
+                workload.mix.compact = 12;
                 workload.mix.delete = 12;
-                workload.mix.disarm = 6;
+                workload.mix.disarm = 20;
                 workload.rest_us.1 = 500_000;
             }
             Focus::Disk => {
@@ -313,8 +317,11 @@ impl Profile {
                 workload.long_one_in = 1;
                 workload.mix.put = 80;
                 workload.mix.disarm = 6;
+                workload.clients = 2;
                 workload.depth = 6;
                 workload.burst = 60;
+                workload.watchers = workload.watchers.min(1);
+                *storm_us /= 2;
             }
             Focus::Flood => {
                 faults.slow_reader = 20;
