@@ -343,7 +343,7 @@ impl watch::History for Past<'_> {
     }
 
     fn prev(&self, change: &watch::Change<'_>) -> Option<&[u8]> {
-        mvcc::versions::superseded_at(self.view, change.key, change.revision.main - 1)
-            .map(mvcc::cell::Cell::wire)
+        let before = change.revision.main - i64::from(!base::bug!(PrevKvIsItself));
+        mvcc::versions::superseded_at(self.view, change.key, before).map(mvcc::cell::Cell::wire)
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Must not know anything else of the project. Reads no clock and no entropy: callers hand both in.
 
+pub mod bug;
 pub mod limits;
 mod outbox;
 mod random;

@@ -189,7 +189,7 @@ impl Lessor {
             return Renewal::NotPrimary;
         }
         let Some(record) = self.leases.get_mut(&id) else { return Renewal::NotFound };
-        if record.expiry <= now {
+        if record.expiry <= now && !base::bug!(ExpiredLeaseRenewed) {
             return Renewal::Expired;
         }
         if self.options.checkpoint_interval_s.is_some() && record.remaining_ttl_s > 0 {
@@ -301,7 +301,7 @@ impl Lessor {
             let record = self.leases.get_mut(&id).expect("a revoked lease leaves the queue");
             assert_eq!(record.queued, due, "the record knows its entry");
             // A renewed lease goes back to where it belongs even when that is past by now: the order would suffer.
-            let again = if record.expiry > due {
+            let again = if record.expiry > due && !base::bug!(RenewalForgotten) {
                 record.expiry
             } else {
                 expired.push(id);

@@ -146,6 +146,9 @@ impl<'s> Apply<'s> {
     /// A put whose conditions were checked.
     pub(crate) fn put_unchecked(&mut self, request: &pb::PutRequest) -> pb::PutResponse {
         let prev_kv = self.write(request);
+        if base::bug!(TxnSplit) {
+            self.commit();
+        }
         pb::PutResponse { header: header(self.revision()), prev_kv }
     }
 
@@ -217,7 +220,7 @@ impl<'s> Apply<'s> {
     fn move_lease(&mut self, key: &[u8], from: LeaseId, to: LeaseId) {
         assert!(from != to, "a lease that stays is not moved");
         let item = &mut self.work.scratch.key;
-        if from != 0 {
+        if from != 0 && (to == 0 || !base::bug!(KeyKeepsOldLease)) {
             trees::lease_item_key(item, from, key);
             self.store.remove(LEASE_KEYS, item);
         }
@@ -303,7 +306,7 @@ impl<'s> Apply<'s> {
         trees::history_key(&mut scratch.key, key, revision);
         self.store.insert(HISTORY, &scratch.key, &[]);
         self.record(revision, Kind::Delete, key);
-        if old_lease != 0 {
+        if old_lease != 0 && !base::bug!(DeletedKeyKeepsLease) {
             self.move_lease(key, old_lease, 0);
         }
     }

@@ -3,11 +3,12 @@
 //! Removal walks `CHANGES` only, over (previous, c] and, for its tombstones, the previous c itself. Each change
 //! removes what it superseded: the one entry of its key that stands before it in `HISTORY`, and that entry's change.
 //! A delete below c removes itself too; one exactly at c stays until the next compaction, as in etcd (watchers that
-//! start at c must see it). What survives keeps its entry in `CHANGES`: hash and export need it. So the cost is that
+//! start at c must see it), also when the same revision put the key again. What survives keeps its entry in `CHANGES`: hash and export need it. So the cost is that
 //! of the changes since the last compaction, however large the store.
 //!
 //! Invariants:
-//! - A key has at most one entry in `HISTORY` or `LIVE` at or below the revision up to which removal is finished.
+//! - A key has at most one entry in `HISTORY` or `LIVE` at or below the revision up to which removal is finished, deletes
+//!   at that very revision aside.
 //! - Removal never looks at a change above the compacted revision.
 
 use base::Revision;
@@ -89,7 +90,7 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
     if !stamp::removal_pending(&stamp) {
         return false;
     }
-    let target = stamp::compacted(&stamp);
+    let target = stamp::compacted(&stamp) + i64::from(base::bug!(CompactionOffByOne));
     let start = stamp::removal_cursor(&stamp);
     let mut seen: Option<Revision> = None;
     let mut exhausted = false;
@@ -122,8 +123,8 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
         let (revision, change) = gathered.get(i).split_at(Revision::BYTES);
         let revision = trees::change_revision(revision);
         let (kind, key) = trees::split_change(change);
-        remove_superseded(store, key, revision, &mut key_buffer);
-        if kind == Kind::Delete && revision.main < target {
+        remove_superseded(store, key, revision, target, &mut key_buffer);
+        if kind == Kind::Delete && (revision.main < target || base::bug!(TombstoneLost)) {
             // Gone already when a later change of the same step superseded it; changes come in order, so not yet.
             remove_version(store, key, revision, &mut key_buffer);
         }
@@ -135,6 +136,8 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
     }
     if exhausted {
         stamp[FINISHED] = target as u64;
+        stamp[stamp::CURRENT] =
+            if base::bug!(RevisionBackAfterCompaction) { target as u64 } else { stamp[stamp::CURRENT] };
         stamp[CURSOR_MAIN] = target as u64;
         stamp[CURSOR_SUB] = 0;
         stamp[REMOVED] = target.max(stamp[REMOVED] as i64) as u64;
@@ -146,8 +149,8 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
     !exhausted && !blocked
 }
 
-/// Removes what the change at `revision` superseded, if that is still there.
-fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, buffer: &mut Vec<u8>) {
+/// Removes what the change at `revision` superseded, if that is still there and no tombstone at `target`.
+fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, target: i64, buffer: &mut Vec<u8>) {
     let of_key = |found: bool, cursor: &tree::Cursor<'_>| {
         let entry = found.then(|| trees::split_history_key(cursor.key()));
         entry.filter(|(found, _)| *found == key).map(|(_, revision)| revision)
@@ -158,6 +161,10 @@ fn remove_superseded(store: &mut Store, key: &[u8], revision: Revision, buffer: 
         let found = cursor.seek_before(buffer);
         let Some(older) = of_key(found, &cursor) else { return };
         assert!(older < revision, "what stands before is older");
+        if older.main >= target && cursor.value().is_empty() {
+            // What came before it went with it.
+            return;
+        }
         // One is what there should be; a file from elsewhere may have left more.
         let found = cursor.prev();
         let another = of_key(found, &cursor).is_some();

@@ -161,6 +161,8 @@ impl RangeCursor {
             return Ok(());
         }
         let newest = versions::still_readable(view, self.revision)?;
+        self.revision =
+            if base::bug!(LaterPieceIsNewer) && self.produced > 0 { newest } else { self.revision };
         let next = std::mem::take(&mut self.next);
         let rows_hint = self.remaining.min((budget_bytes / ROW_BYTES) as u64);
         let mut walk = Walk::new(view, Span::new(&next, &self.range_end), self.revision, newest, rows_hint);
@@ -195,7 +197,7 @@ impl RangeCursor {
             assert!(last >= self.next.as_slice(), "a cursor never goes back");
             self.next.clear();
             self.next.extend_from_slice(last);
-            if !self.range_end.is_empty() {
+            if !self.range_end.is_empty() && !base::bug!(PieceRepeatsKey) {
                 self.next.push(0);
             }
         }

@@ -260,7 +260,7 @@ pub fn count_newest(view: View<'_>, span: Span<'_>) -> u64 {
 
 /// How many keys of the span `revision` sees.
 pub fn count_at(view: View<'_>, span: Span<'_>, revision: i64, newest: i64) -> u64 {
-    if revision >= newest {
+    if revision >= newest || base::bug!(PastCountIsNewest) {
         return count_newest(view, span);
     }
     if span.is_single() {

@@ -212,7 +212,7 @@ impl Replica {
             run_bytes: total.run_bytes + cost.run_bytes,
             keep_bytes: tier.keep_bytes(store.reserve_bytes()),
         };
-        if store.make_room(room).is_ok() {
+        if base::bug!(RoomNotReserved) || store.make_room(room).is_ok() {
             self.shortage.disk &= !matches!(tier, Tier::Growth);
             return Ok(());
         }
@@ -333,6 +333,9 @@ impl Replica {
         }
         actions.push(Action::Note(Note::LeaseExpired { id }));
         let request = Request::LeaseRevoke(pb::LeaseRevokeRequest { id });
+        if base::bug!(ExpiryOutsideLog) {
+            return drop(self.state.apply(&request, self.now, actions));
+        }
         self.propose(Proposal { token: None, request }, actions);
     }
 

@@ -37,6 +37,12 @@ impl State {
         match request {
             Request::Put(put) => {
                 let room = self.within_quota(mvcc::quota::put_cost(put));
+                if base::bug!(LeaseRenewedByPut) {
+                    self.lessor.renew(put.lease, now);
+                }
+                if base::bug!(QuotaOutsideLog) {
+                    room.clone()?;
+                }
                 let answer = mvcc::Apply::new(&mut self.store, &mut self.work).put(put)?;
                 self.dirty = true;
                 room.map(|()| Response::Put(answer))

@@ -301,7 +301,7 @@ impl Replica {
             self.barriers.confirm(&state.request_ctx, state.index);
         }
         self.raft.advance_append_async(ready);
-        if self.wal.durable().ready >= number {
+        if self.wal.durable().ready >= number || base::bug!(CommitBeforeSync) {
             // Nothing had to be written for it.
             self.raft.on_persist_ready(number);
         }
@@ -417,7 +417,9 @@ impl Replica {
 
     fn became_leader(&mut self, term: Term, actions: &mut Vec<Action>) {
         actions.push(Action::Note(Note::BecameLeader { term }));
-        self.state.promote_leases(self.now, self.options.election_ms, actions);
+        if !base::bug!(LeaseNotPromoted) {
+            self.state.promote_leases(self.now, self.options.election_ms, actions);
+        }
         if matches!(self.announced, Announced::NotYet | Announced::Proposed(..)) {
             let member = self.options.member.clone();
             let request = Request::from(pb::InternalRaftRequest {
@@ -481,7 +483,8 @@ impl Replica {
         self.published.set_alarms(self.state.alarm_mask());
         self.published.set_cluster_version(self.state.cluster_version_word());
         let leads = raft.state == StateRole::Leader;
-        self.published.set_read_ready(self.alone && leads && self.state.applied_term() == raft.term);
+        let own_term = self.state.applied_term() == raft.term || base::bug!(ReadBeforeReplay);
+        self.published.set_read_ready(self.alone && leads && own_term);
     }
 
     fn submit_log(&mut self, actions: &mut Vec<Action>) {
@@ -566,6 +569,10 @@ impl Replica {
         let job = self.state.store.cut().expect("none is running");
         actions.push(Action::Note(Note::CheckpointStarted { dirty_bytes }));
         self.checkpoints.started(self.now, job.bytes());
+        if base::bug!(CheckpointRecordedEarly) {
+            let (index, term) = mvcc::stamp::applied(job.stamp());
+            self.wal.append(wal::Record::Checkpoint { index, term, sequence: job.sequence() });
+        }
         actions.push(Action::Checkpoint(job));
     }
 

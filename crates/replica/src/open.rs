@@ -153,6 +153,7 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
         .entries
         .into_iter()
         .filter(|entry| entry.index > applied)
+        .filter(|entry| entry.index <= recovered.hard_state.commit || !base::bug!(RecoveryCutsTooMuch))
         .map(|entry| raft_entry(entry.term, entry.index, entry.kind, entry.data))
         .collect();
     let mut hard_state = HardState {

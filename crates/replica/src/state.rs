@@ -131,7 +131,8 @@ impl State {
 
     /// Makes the batch visible and lets its events go. True when there was one.
     pub fn publish(&mut self, actions: &mut Vec<Action>) -> bool {
-        if !self.dirty && !self.store.is_touched() {
+        let answers = base::bug!(AnswerBeforePublish) && !actions.is_empty();
+        if answers || (!self.dirty && !self.store.is_touched()) {
             return false;
         }
         self.dirty = false;
@@ -230,7 +231,7 @@ impl State {
                     found.map(|&(alarm, member_id)| pb::AlarmMember { member_id, alarm }).collect();
             }
             Ok(AlarmAction::Activate) if request.alarm != pb::AlarmType::None as i32 => {
-                if self.alarms.insert(alarm) {
+                if self.alarms.insert(alarm) && !base::bug!(AlarmNotStored) {
                     self.store.insert(trees::ALARMS, &schema::alarm_key(&member), &[]);
                     self.dirty = true;
                     actions.push(Action::Note(Note::AlarmRaised { alarm: name, member: request.member_id }));
@@ -292,7 +293,9 @@ impl State {
 
     /// After the lease's keys were deleted.
     pub fn forget_lease(&mut self, id: LeaseId, actions: &mut Vec<Action>) {
-        self.store.remove(trees::LEASES, &schema::lease_key(id));
+        if !base::bug!(RevokedLeaseReturns) {
+            self.store.remove(trees::LEASES, &schema::lease_key(id));
+        }
         self.dirty = true;
         self.renewals.retain(|waiting| {
             if waiting.id == id {

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use crate::crash;
 use crate::world::coverage::Coverage;
+use crate::world::profile::Focus;
 use crate::world::{self, Outcome};
 
 /// Runs seeds of the simulated world.
@@ -34,12 +35,22 @@ struct Arguments {
     /// Print what the seeds have exercised.
     #[arg(long)]
     coverage: bool,
+    /// Bend the seeds towards something: crash, watch, lease, history, checkpoint, quota, disk, flood, memory.
+    #[arg(long, value_parser = focus, default_value = "none")]
+    focus: Focus,
+}
+
+pub(crate) fn focus(name: &str) -> Result<Focus, String> {
+    Focus::parse(name).ok_or_else(|| format!("one of {:?}", Focus::ALL.map(Focus::name)))
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Crashes scripted workloads at each of their operations, and judges every image.
     Crash(crash::command::Arguments),
+    /// Makes mistakes again, one by one, and sees that the seeds find each.
+    #[cfg(feature = "zoo")]
+    Zoo(crate::zoo::Arguments),
 }
 
 /// A seed nobody chose.
@@ -74,8 +85,11 @@ impl Sums {
 /// The program: 0 when nothing was found, 1 when something was.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::Crash(arguments)) = arguments.command {
-        return crash::command::run(&arguments);
+    match &arguments.command {
+        Some(Command::Crash(arguments)) => return crash::command::run(arguments),
+        #[cfg(feature = "zoo")]
+        Some(Command::Zoo(arguments)) => return crate::zoo::main(arguments),
+        None => {}
     }
     let first = arguments.seed.unwrap_or_else(any_seed);
     println!("seeds {first} to {}", first.saturating_add(arguments.seeds.saturating_sub(1)));
@@ -83,11 +97,12 @@ pub fn main() -> ExitCode {
     let mut shown = started;
     let mut sums = Sums::default();
     for seed in first..first.saturating_add(arguments.seeds) {
-        let outcome = world::run(seed, world::Options { print: arguments.trace });
+        let options = world::Options::new(arguments.trace, arguments.focus);
+        let outcome = world::run(seed, options);
         sums.add(&outcome);
         if outcome.failure.is_some() {
             clear_progress();
-            report(&outcome);
+            report(&outcome, arguments.focus);
             if !arguments.keep_going {
                 break;
             }
@@ -145,7 +160,7 @@ fn clear_progress() {
     }
 }
 
-fn report(outcome: &Outcome) {
+fn report(outcome: &Outcome, focus: Focus) {
     let Some(failure) = &outcome.failure else { return };
     println!("seed {} FAILED at step {}, {} us:", outcome.seed, outcome.steps, outcome.simulated_us);
     for line in &outcome.tail {
@@ -153,7 +168,10 @@ fn report(outcome: &Outcome) {
     }
     println!("seed {}: {failure}", outcome.seed);
     println!(
-        "seed {}: hash {:016x}; again with: sim -- --seed {} --trace",
-        outcome.seed, outcome.hash, outcome.seed
+        "seed {}: hash {:016x}; again with: sim -- --seed {} --focus {} --trace",
+        outcome.seed,
+        outcome.hash,
+        outcome.seed,
+        focus.name()
     );
 }

@@ -11,5 +11,7 @@ mod command;
 pub mod crash;
 pub mod history;
 pub mod world;
+#[cfg(feature = "zoo")]
+pub mod zoo;
 
 pub use command::main;

@@ -169,7 +169,7 @@ impl Store {
             chunk_bytes: u64::from(self.pages.chunk()) * PAGE_BYTES as u64,
             bitmap,
             bitmap_crc: 0,
-            stamp: durable.stamp,
+            stamp: if base::bug!(StampOutsideMeta) { self.checkpoints.newer.stamp } else { durable.stamp },
             trees: records(self.readers.specs(), &self.working.trees),
         };
         self.checkpoints.running = Some(Running { durable, dirty: dirty.clone() });
@@ -214,6 +214,11 @@ impl CheckpointJob {
         self.dirty.count() * PAGE_BYTES as u64
     }
 
+    /// Of the checkpoint that it makes.
+    pub fn sequence(&self) -> u64 {
+        self.meta.sequence
+    }
+
     /// The stamp that will be durable.
     pub fn stamp(&self) -> &Stamp {
         &self.meta.stamp
@@ -233,10 +238,14 @@ impl CheckpointJob {
         self.write_pages(&mut pace)?;
         self.write_bitmap()?;
         let file = self.space.mapping().file();
-        file.sync()?;
+        if !base::bug!(MetaBeforePages) {
+            file.sync()?;
+        }
         self.meta.encode(&mut block);
         file.write_at(slot, &block)?;
-        file.sync()?;
+        if !base::bug!(MetaNotSynced) {
+            file.sync()?;
+        }
         Ok(CheckpointDone { sequence: self.meta.sequence, bytes: pace.bytes })
     }
 
@@ -286,7 +295,12 @@ impl CheckpointJob {
             .iter()
             .map(|extent| (offset(extent), self.space.stamped(extent.page, extent.pages)))
             .collect();
-        self.space.mapping().file().write_many(&writes)?;
+        let written = self.space.mapping().file().write_many(&writes);
+        if base::bug!(WriteErrorIgnored) {
+            drop(written)
+        } else {
+            written?
+        };
         pace.wrote(writes.iter().map(|(_, bytes)| bytes.len() as u64).sum(), started.elapsed());
         Ok(())
     }

@@ -181,7 +181,7 @@ impl Store {
         let overlaps = |held: Extent| held.page < pages.end && pages.start < held.page + held.pages;
         if any(&self.pages.dirty)
             || any(&self.pages.loose)
-            || self.checkpoints.being_written().is_some_and(any)
+            || self.checkpoints.being_written().is_some_and(any) && !base::bug!(PageDroppedWhileWritten)
             || self.checkpoints.held().any(overlaps)
         {
             return None;

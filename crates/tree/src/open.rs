@@ -168,7 +168,9 @@ impl Opening<'_> {
         }
         let [a, b] = slots;
         let (newer, older) = match (a, b) {
-            (Slot::Valid(a), Slot::Valid(b)) if a.sequence > b.sequence => (a, Some(b)),
+            (Slot::Valid(a), Slot::Valid(b)) if (a.sequence > b.sequence) != base::bug!(OlderMetaOpened) => {
+                (a, Some(b))
+            }
             (Slot::Valid(a), Slot::Valid(b)) => (b, Some(a)),
             (Slot::Valid(one), other) | (other, Slot::Valid(one)) => {
                 if !(other == Slot::Empty && one.sequence == 1) {

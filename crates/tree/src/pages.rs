@@ -317,8 +317,9 @@ impl Pages {
 
     /// THE rule of reuse: the lowest of all that may still reach a page.
     pub fn bounds(holders: Holders) -> Bounds {
-        let fleeting = holders.oldest_pin;
-        let durable = if holders.dropping { 0 } else { fleeting.min(holders.older_meta) };
+        let fleeting = if base::bug!(PinIgnored) { u64::MAX } else { holders.oldest_pin };
+        let older_meta = if base::bug!(PageReusedEarly) { u64::MAX } else { holders.older_meta };
+        let durable = if holders.dropping { 0 } else { fleeting.min(older_meta) };
         Bounds { fleeting, durable }
     }
 

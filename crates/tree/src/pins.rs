@@ -213,8 +213,12 @@ impl Reader {
         if held.is_empty() {
             let mut number = readers.published.load(Ordering::Acquire);
             loop {
-                self.line.pin().store(number, Ordering::SeqCst);
-                fence(Ordering::SeqCst);
+                if base::bug!(PinWithoutFence) {
+                    self.line.pin().store(number, Ordering::Release);
+                } else {
+                    self.line.pin().store(number, Ordering::SeqCst);
+                    fence(Ordering::SeqCst);
+                }
                 if readers.closed.load(Ordering::SeqCst) {
                     self.line.pin().store(IDLE, Ordering::SeqCst);
                     readers.wait_until_open();

@@ -417,7 +417,7 @@ impl Store {
         for step in 0..path.depth {
             let no = path.page[step];
             if self.space().node(no).born() != batch {
-                if in_place && self.pages.dirty.contains(no) {
+                if in_place && (self.pages.dirty.contains(no) || base::bug!(DurablePageEdited)) {
                     self.writer.adopt(no, batch);
                     continue;
                 }

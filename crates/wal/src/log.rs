@@ -395,7 +395,7 @@ impl Wal {
         self.last_crc = crc;
         self.submitted = position;
         self.stated_durable = self.durable_seq;
-        self.current.end += len as u64;
+        self.current.end += if base::bug!(UsedBlockRewritten) { len - BLOCK } else { len } as u64;
         self.log_bytes += len as u64;
         let marked = self.marks.back().map_or(self.released_bytes, |&(_, bytes)| bytes);
         if self.log_bytes - marked >= MARK_BYTES {
@@ -417,7 +417,12 @@ impl Wal {
         let before = self.durable_seq;
         while let Some(flight) = self.flights.pop_front_if(|flight| flight.done) {
             self.durable_seq += 1;
-            self.durable = flight.position;
+            self.durable = if base::bug!(AckBeforeSync) { self.submitted } else { flight.position };
+        }
+        if base::bug!(DurableNotAPrefix)
+            && let Some(last) = self.flights.iter().rev().find(|later| later.done)
+        {
+            self.durable = last.position;
         }
         if self.durable_seq == before {
             return None;
@@ -528,6 +533,7 @@ impl Wal {
 
     fn reclaim(&mut self) {
         let limit = self.released.min(self.durable.checkpoint_index);
+        let limit = if base::bug!(SegmentRecycledEarly) { self.durable.last_index } else { limit };
         while let Some(&(index, bytes)) = self.marks.front()
             && index <= limit
         {

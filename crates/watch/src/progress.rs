@@ -56,7 +56,7 @@ impl Watchers {
         stream.requested = None;
         self.requested.remove(&slot);
         let stream = &self.streams[slot as usize];
-        let served = stream.unsynced == 0
+        let served = (stream.unsynced == 0 || base::bug!(RequestedProgressAhead))
             && !stream.watchers.is_empty()
             && stream.watchers.values().all(|&w| self.watchers[w as usize].floor <= self.head);
         // A client that asks and does not read gets no more: it would fill the memory.
@@ -99,7 +99,8 @@ impl Watchers {
                 continue;
             }
             let was_quiet = std::mem::replace(&mut watcher.quiet, true);
-            let served = watcher.place == Place::Synced && watcher.floor <= self.head;
+            let synced = watcher.place == Place::Synced || base::bug!(ProgressAheadOfEvents);
+            let served = synced && watcher.floor <= self.head;
             let watch_id = watcher.id;
             if was_quiet && served && !self.is_full(slot, out) {
                 self.answer(slot, Head { revision: self.head, watch_id, ..Head::default() }, out);

@@ -289,7 +289,7 @@ impl Watchers {
         let start = request.start_revision;
         let current = current.max(self.head);
         let next = if start == 0 { current + 1 } else { start };
-        let synced = next > self.head;
+        let synced = next > self.head || (base::bug!(WatchStartMissed) && next == self.head);
         let place = if synced { Place::Synced } else { Place::Behind };
         let slot = self.watchers.vacant_key() as u32;
         self.watchers.insert(Watcher {

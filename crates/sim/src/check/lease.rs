@@ -8,7 +8,8 @@
 //!   under [`Rule::LeaseKeys`](super::Rule::LeaseKeys)).
 //! - Who is gone stays gone until somebody grants the id again: no renewal, no key, no time left. An id in use is not
 //!   granted again.
-//! - The time left is never less than promised, TTLs are those granted, keys listed are those held.
+//! - The time left is never less than promised, and never more than from the last thing that may have prolonged it; TTLs
+//!   are those granted, keys listed are those held.
 //! - Optionally: who was due long ago is gone when the history settles.
 //!
 //! The server's clock is not the recorder's. [`Clocks`] says how far they may differ; a promise is shortened by that.
@@ -121,6 +122,9 @@ struct Lease<'h> {
     ttls: BTreeSet<i64>,
     /// The end of the last thing that may have prolonged it, microseconds.
     touched_us: u64,
+    /// (call, end in microseconds) of everything that may have prolonged it: once gathered, by call, and the latest end
+    /// up to there. `u64::MAX` where nobody knows the end.
+    touches: Vec<(u64, u64)>,
 }
 
 pub fn check(history: &History, timeline: &Timeline, clocks: &Clocks) -> Result<Summary, Finding> {
@@ -135,6 +139,7 @@ pub fn check(history: &History, timeline: &Timeline, clocks: &Clocks) -> Result<
         lease.grants.clone_from(&anonymous.grants);
         lease.ttls.extend(&anonymous.ttls);
         lease.touched_us = lease.touched_us.max(anonymous.touched_us);
+        lease.touches.extend(&anonymous.touches);
     }
     let mut summary = Summary {
         leases: leases.values().filter(|l| !l.grants.is_empty()).count() as u64,
@@ -154,6 +159,12 @@ pub fn check(history: &History, timeline: &Timeline, clocks: &Clocks) -> Result<
     for lease in leases.values_mut() {
         lease.promises.sort_by_key(|promise| promise.when.call);
         lease.gone.sort_by_key(|gone| gone.end);
+        lease.touches.sort_unstable();
+        let mut latest_us = 0;
+        for (_, end_us) in &mut lease.touches {
+            latest_us = latest_us.max(*end_us);
+            *end_us = latest_us;
+        }
     }
     for (id, revision, born, seen) in expiries {
         leases[&id].check_expiry(id, revision, born, seen)?;
@@ -251,13 +262,13 @@ fn gather<'h>(
             lease.grants.push(Grant { when, revision: *revision });
             lease.promises.push(terms.promise(op, *ttl));
             lease.ttls.insert(*ttl);
-            lease.touched_us = lease.touched_us.max(op.end.map_or(0, |end| end.at_us));
+            lease.touched(op);
         }
         (Request::LeaseGrant { id, ttl_s }, Outcome::Lost) => {
             let lease = leases.entry(*id).or_default();
             lease.grants.push(Grant { when, revision: i64::MAX });
             lease.ttls.insert((*ttl_s).max(clocks.min_ttl_s));
-            lease.touched_us = u64::MAX;
+            lease.touched(op);
         }
         (Request::LeaseGrant { id, .. }, Outcome::Refused(Refusal::LeaseExists)) => state(*id, Claim::Alive),
         (Request::LeaseRevoke { id }, outcome) => {
@@ -281,14 +292,14 @@ fn gather<'h>(
                 state(*id, Claim::Alive);
                 let lease = leases.entry(*id).or_default();
                 lease.promises.push(terms.promise(op, *ttl_s));
-                lease.touched_us = lease.touched_us.max(op.end.map_or(0, |end| end.at_us));
+                lease.touched(op);
             } else {
                 state(*id, Claim::Gone);
                 leases.entry(*id).or_default().gone.push(when);
             }
         }
         (Request::LeaseKeepAlive { id }, Outcome::Lost) => {
-            leases.entry(*id).or_default().touched_us = u64::MAX;
+            leases.entry(*id).or_default().touched(op);
         }
         (
             Request::LeaseTimeToLive { id, keys: wanted },
@@ -436,13 +447,55 @@ impl Lease<'_> {
                 if end_us.saturating_add(left_us) < until_us {
                     return found!(LeaseShortened, end, "{op}: lease {id} lives until {until_us}us");
                 }
-                Ok(())
+                self.check_not_longer(id, op, *ttl_s, *granted_ttl_s, terms)
             }
             (Claim::Alive, Some(Answer::LeaseKeepAlive { ttl_s, .. })) if !self.ttls.contains(ttl_s) => {
                 found!(LeaseTtl, end, "{op}: granted was one of {:?}", self.ttls)
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Lease<'_> {
+    /// The operation may have prolonged it.
+    fn touched(&mut self, op: &Operation) {
+        let lost = matches!(op.outcome, Outcome::Lost);
+        let end_us = op.end.filter(|_| !lost).map_or(u64::MAX, |end| end.at_us);
+        self.touched_us = self.touched_us.max(end_us);
+        self.touches.push((op.call.step, end_us));
+    }
+
+    /// No more time is left than the TTL since the last thing that may have prolonged it. A new leader prolongs too, at
+    /// a time that nobody noted: after one, nothing is said.
+    fn check_not_longer(
+        &self,
+        id: LeaseId,
+        op: &Operation,
+        left_s: i64,
+        granted_s: i64,
+        terms: &Terms<'_>,
+    ) -> Result<(), Finding> {
+        let end_us = op.end.map_or(u64::MAX, |end| end.at_us);
+        let before = self.touches.partition_point(|&(call, _)| call < op.end_step());
+        let Some(&(_, touched_us)) = before.checked_sub(1).and_then(|last| self.touches.get(last)) else {
+            return Ok(());
+        };
+        let touched_us = touched_us.min(end_us);
+        if terms.interregna.iter().any(|gap| gap.won_us >= touched_us && gap.lost_us <= end_us) {
+            return Ok(());
+        }
+        let clocks = terms.clocks;
+        let granted_us = granted_s.max(0) as u64 * (1_000_000 + clocks.drift_ppm);
+        let until_us = touched_us.saturating_add(granted_us).saturating_add(clocks.slack_us);
+        if op.call.at_us.saturating_add(left_s.max(0) as u64 * 1_000_000) > until_us {
+            return found!(
+                LeaseProlonged,
+                op.end_step(),
+                "{op}: nothing prolonged lease {id} after {touched_us}us, so its time is up at {until_us}us"
+            );
+        }
+        Ok(())
     }
 }
 

@@ -91,6 +91,8 @@ pub enum Rule {
     LeaseTwice,
     /// Less time is left than was promised.
     LeaseShortened,
+    /// More time is left than anything gave it.
+    LeaseProlonged,
     /// A TTL that is not the one asked for or granted.
     LeaseTtl,
     /// A lease outlived its time by far.

@@ -58,7 +58,7 @@ fn check_rows(view: View<'_>, pages: VerifyReport) -> Result<Summary, Finding> {
     };
     let mut summary = Summary { pages, ..Summary::default() };
     check_history(view)?;
-    let mut left: HashMap<&[u8], Left> = HashMap::new();
+    let mut left: HashMap<&[u8], (i64, Left)> = HashMap::new();
     let mut newest = revisions.compacted.max(1);
     let (mut last_main, mut last_sub) = (0, 0);
     for change in changes::changes(view, 0, i64::MAX - 1) {
@@ -75,9 +75,12 @@ fn check_rows(view: View<'_>, pages: VerifyReport) -> Result<Summary, Finding> {
         }
         newest = newest.max(at.main);
         (last_main, last_sub) = (at.main, at.sub);
-        let before = left.get(change.key).copied();
+        let (main_before, before) = left.get(change.key).copied().unzip();
         let spared = change.kind == Kind::Put || at.main >= removed_to;
-        if at.main <= removed_to && (before.is_some() || !spared) {
+        // Deletes at the compacted revision itself stay, also when that put the key again.
+        let tombstone = main_before == Some(removed_to) && matches!(before, Some(Left::Nothing));
+        let superseded = before.is_some() && !tombstone;
+        if at.main <= removed_to && (superseded || !spared) {
             return Err(rows(format!("{key} at {at:?} should have been removed: compacted to {removed_to}")));
         }
         let after = match change.kind {
@@ -95,7 +98,7 @@ fn check_rows(view: View<'_>, pages: VerifyReport) -> Result<Summary, Finding> {
                 Left::Nothing
             }
         };
-        left.insert(change.key, after);
+        left.insert(change.key, (at.main, after));
     }
     if newest != revisions.current {
         return Err(rows(format!("the newest change is of revision {newest}: {revisions:?}")));
@@ -104,7 +107,7 @@ fn check_rows(view: View<'_>, pages: VerifyReport) -> Result<Summary, Finding> {
     if (summary.changes, summary.changes) != (view.len(CHANGES), stored) {
         return Err(rows(format!("{} changes, {stored} versions and tombstones", summary.changes)));
     }
-    summary.keys = left.values().filter(|left| matches!(left, Left::Pair { .. })).count() as u64;
+    summary.keys = left.values().filter(|(_, left)| matches!(left, Left::Pair { .. })).count() as u64;
     check_live(view, &mut summary)?;
     Ok(summary)
 }

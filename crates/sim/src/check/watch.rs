@@ -4,7 +4,8 @@
 //! 2. *Unique*: no event comes twice to one watcher.
 //! 3. *Atomic*: the events of a revision come in one response; where the watcher asked for it, in one train of
 //!    fragments.
-//! 4. *Reliable*: between two events of a watcher none is left out, nor after the last one when the history settled.
+//! 4. *Reliable*: between two events of a watcher none is left out, nor after the last one when the history settled; but
+//!    a compaction to a revision takes the puts that the same revision took back, and leaves the deletes, as in etcd.
 //! 5. *Resumable*: whoever starts at a revision gets everything from there on, whatever broke before, and nothing
 //!    older.
 //! 6. *Bookmarkable*: progress at R comes after all events up to R, never goes back, is no older than what the member
@@ -193,6 +194,7 @@ impl<'w, 'h> Follow<'w, 'h> {
         for number in 1..watcher.heard.len() {
             follow.hear(number, summary)?;
         }
+        follow.pass_taken_back(settled_step, settled);
         match follow.next() {
             Some(next) if next.revision <= settled => {
                 let step = settled_step;
@@ -215,6 +217,26 @@ impl<'w, 'h> Follow<'w, 'h> {
     fn change(&self, at: usize) -> Option<&'w Change> {
         let at = *self.expected.get(at)?;
         Some(&self.timeline.model.changes[at as usize])
+    }
+
+    /// Passes over puts up to a revision that their own revision took back, when somebody has asked for a compaction
+    /// to that.
+    fn pass_taken_back(&mut self, step: u64, through: i64) {
+        while let Some(next) = self.next()
+            && next.revision <= through
+            && self.is_taken_back(next, self.expected[self.delivered], step)
+        {
+            self.delivered += 1;
+        }
+    }
+
+    fn is_taken_back(&self, change: &Change, at: u32, step: u64) -> bool {
+        let revision = change.revision;
+        if change.kind == Kind::Delete || !self.timeline.observed.was_compaction_asked(revision, step) {
+            return false;
+        }
+        let rest = at as usize + 1..self.timeline.begin_of(revision + 1);
+        self.timeline.model.changes[rest].iter().any(|later| later.kv.key == change.kv.key)
     }
 
     /// The revision of the last event; 0 before the first.
@@ -254,6 +276,7 @@ impl<'w, 'h> Follow<'w, 'h> {
 
     fn bookmark(&mut self, at: Moment, revision: i64) -> Result<(), Finding> {
         let create = self.watcher.create;
+        self.pass_taken_back(at.step, revision);
         if let Some(next) = self.next()
             && next.revision <= revision
         {
@@ -330,6 +353,7 @@ impl<'w, 'h> Follow<'w, 'h> {
             return found!(WatchContent, at.step, "{create}: {answer}: the header is older than its events");
         }
         self.in_train = answer.fragment;
+        self.pass_taken_back(at.step, last);
         if let Some(next) = self.next()
             && next.revision == last
             && !answer.fragment
@@ -369,6 +393,9 @@ impl<'w, 'h> Follow<'w, 'h> {
     }
 
     fn event(&mut self, number: usize, i: usize, at: Moment, event: &Event) -> Result<(), Finding> {
+        if self.next().is_some_and(|change| !self.is_of(change, event)) {
+            self.pass_taken_back(at.step, event.kv.modified);
+        }
         let Some(change) = self.next().filter(|change| self.is_of(change, event)) else {
             return self.unexpected(number, i, at, event);
         };

@@ -168,14 +168,7 @@ impl Finale {
                 if quota || !process.published.alarm(pb::AlarmType::Nospace) {
                     self.enter(env, Stage::Answers);
                 } else if operator.unanswered() == 0 {
-                    operator.ask(
-                        env,
-                        Ask::Alarm(pb::AlarmRequest {
-                            action: pb::alarm_request::AlarmAction::Deactivate as i32,
-                            member_id: process.published.member_id,
-                            alarm: pb::AlarmType::Nospace as i32,
-                        }),
-                    );
+                    operator.ask(env, Ask::disarm(process.published.member_id));
                 }
             }
             Stage::Answers => {
@@ -218,7 +211,8 @@ impl Finale {
                 }
             }
             Stage::Watchers => {
-                if clients.iter().all(Client::watches) {
+                // Who waits at a connection that broke has no watcher, and does not know it.
+                if clients.iter().all(Client::watches) && !env.network.keeps_from_openers() {
                     let revision = member.process.as_ref().map_or(0, |process| process.revision());
                     self.enter(env, Stage::Settle { revision });
                 }
@@ -244,6 +238,12 @@ impl Finale {
                 let life = process.life;
                 let snapshot = process.snapshot();
                 check::state::view(snapshot.view())?;
+                let stored = !snapshot.view().is_empty(mvcc::trees::ALARMS);
+                let known = process.published.alarm(pb::AlarmType::Nospace);
+                if stored != known {
+                    let text = format!("an alarm is known: {known}, and stored: {stored}");
+                    return Err(Failure::new("Alarms", text));
+                }
                 self.picture = Some(Picture::of(&snapshot));
                 drop(snapshot);
                 if env.random.one_in(2) {

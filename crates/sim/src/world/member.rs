@@ -13,6 +13,7 @@ use std::sync::Arc;
 use base::Random;
 use disk::SimFiles;
 use disk::sim::KeepSet;
+use proto::etcdserverpb as pb;
 
 use super::Env;
 use super::coverage::Mechanism;
@@ -226,6 +227,12 @@ impl Member {
             return Ok(());
         }
         let Some(process) = &self.process else { return Ok(()) };
+        if process.published.alarm(pb::AlarmType::Nospace) && !process.has_stored_alarm() {
+            return Err(Failure::new(
+                "Alarms",
+                format!("member {} has an alarm that is not stored", self.id),
+            ));
+        }
         match process.end {
             Some(End::Stopped) => self.strike(env, Blow::Stop),
             Some(End::Disk) => {
@@ -292,13 +299,22 @@ impl Member {
     }
 }
 
-fn start_options(sizes: &Sizes, boot: u64) -> replica::Start {
-    let member = replica::founding_member(
+fn founder() -> bbolt::schema::Member {
+    replica::founding_member(
         "default",
         &["http://localhost:2380".into()],
         &["http://localhost:2379".into()],
         "etcd-cluster",
-    );
+    )
+}
+
+/// Of the member that the clients talk to.
+pub(super) fn member_id() -> u64 {
+    founder().id
+}
+
+fn start_options(sizes: &Sizes, boot: u64) -> replica::Start {
+    let member = founder();
     let defaults = replica::CheckpointPolicy::default();
     replica::Start {
         options: replica::Options {

@@ -26,7 +26,7 @@ mod member;
 mod nemesis;
 pub mod network;
 mod process;
-mod profile;
+pub mod profile;
 mod queue;
 mod ranges;
 mod shard;
@@ -49,7 +49,7 @@ use self::job::Mail;
 use self::member::Member;
 use self::nemesis::{Nemesis, Undo};
 use self::network::{Delivery, Network, Node};
-use self::profile::Profile;
+use self::profile::{Focus, Profile};
 use self::queue::Queue;
 use self::ranges::OddAnswer;
 use self::trace::What;
@@ -185,6 +185,22 @@ impl std::fmt::Display for Failure {
 pub struct Options {
     /// Every line of the trace goes to standard output, and the history at the end.
     pub print: bool,
+    /// What the seeds are bent towards.
+    pub focus: Focus,
+    /// A mistake that the product is made to make.
+    #[cfg(feature = "zoo")]
+    pub bug: Option<base::bug::Bug>,
+}
+
+impl Options {
+    pub fn new(print: bool, focus: Focus) -> Options {
+        Options {
+            print,
+            focus,
+            #[cfg(feature = "zoo")]
+            bug: None,
+        }
+    }
 }
 
 /// What came of a seed.
@@ -208,8 +224,12 @@ const TAIL: usize = 40;
 /// Runs one seed to its end, or to the first thing that is wrong.
 pub fn run(seed: u64, options: Options) -> Outcome {
     trace::begin(seed, options.print);
-    let world = Rc::new(RefCell::new(World::new(seed)));
+    let world = Rc::new(RefCell::new(World::new(seed, options.focus)));
+    #[cfg(feature = "zoo")]
+    base::bug::inject(options.bug);
     let ended = catch_unwind(AssertUnwindSafe(|| World::run(&world)));
+    #[cfg(feature = "zoo")]
+    base::bug::inject(None);
     disk::between(None);
     let ended = ended.unwrap_or_else(|panic| Err(Failure::new("Panic", panic_text(&*panic))));
     let world = world.borrow();
@@ -257,9 +277,9 @@ enum Step {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64, focus: Focus) -> World {
         let mut random = Random::new(seed);
-        let profile = Rc::new(Profile::draw(&mut random));
+        let profile = Rc::new(Profile::draw(&mut random, focus));
         let network = Network::new(Random::new(random.next_u64()), profile.network);
         let member = Member::new(0, Random::new(random.next_u64()));
         let nemesis = Nemesis::new(Random::new(random.next_u64()));

@@ -409,6 +409,13 @@ impl<M: Clone> Network<M> {
         }
     }
 
+    /// Whether somebody who opened a connection has yet to find out that it broke.
+    pub fn keeps_from_openers(&self) -> bool {
+        self.connections
+            .values()
+            .any(|connection| connection.broken && connection.open[Side::Opener as usize])
+    }
+
     /// In the order of their opening.
     pub fn connections_of(&self, node: Node) -> Vec<ConnectionId> {
         let own = self.connections.iter().filter(|(_, connection)| connection.nodes.contains(&node));

@@ -528,6 +528,10 @@ impl Process {
         mvcc::stamp::current(self.witness.snapshot().stamp())
     }
 
+    pub fn has_stored_alarm(&self) -> bool {
+        !self.snapshot().view().is_empty(mvcc::trees::ALARMS)
+    }
+
     pub fn snapshot(&self) -> tree::Snapshot {
         self.witness.snapshot()
     }

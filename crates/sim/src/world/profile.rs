@@ -10,6 +10,66 @@ use base::Random;
 use super::network::Quality;
 use super::queue::between;
 
+/// What a run is bent towards: more of what meets there, and less time. Ordinary runs have none, and are what proves
+/// the product; a run with a focus looks for one kind of mistake (the zoo), or is one that somebody wants to see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Focus {
+    #[default]
+    None,
+    /// Ends without warning, small segments, checkpoints all the time.
+    Crash,
+    /// Many watchers, slow readers, short rings, compactions.
+    Watch,
+    /// Leases that are granted, renewed, given other keys, and end.
+    Lease,
+    /// Reads of the past, in pieces, and compactions.
+    History,
+    /// The power goes within the operations of checkpoints, and the disk has errors.
+    Checkpoint,
+    /// A tight quota, alarms that are lowered, compactions.
+    Quota,
+    /// Full disks, long values.
+    Disk,
+    /// Long values and slow readers fill the queues of watchers.
+    Flood,
+    /// Memory is given back while checkpoints run.
+    Memory,
+}
+
+impl Focus {
+    pub const ALL: [Focus; 10] = [
+        Focus::None,
+        Focus::Crash,
+        Focus::Watch,
+        Focus::Lease,
+        Focus::History,
+        Focus::Checkpoint,
+        Focus::Quota,
+        Focus::Disk,
+        Focus::Flood,
+        Focus::Memory,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Focus::None => "none",
+            Focus::Crash => "crash",
+            Focus::Watch => "watch",
+            Focus::Lease => "lease",
+            Focus::History => "history",
+            Focus::Checkpoint => "checkpoint",
+            Focus::Quota => "quota",
+            Focus::Disk => "disk",
+            Focus::Flood => "flood",
+            Focus::Memory => "memory",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Focus> {
+        Focus::ALL.into_iter().find(|focus| focus.name() == name)
+    }
+}
+
 /// Sizes and options of a member.
 #[derive(Clone, Debug)]
 pub(super) struct Sizes {
@@ -54,6 +114,8 @@ pub(super) struct Mix {
     pub hash: u64,
     pub snapshot: u64,
     pub defragment: u64,
+    /// Lowers the alarm that room raised.
+    pub disarm: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -125,10 +187,10 @@ fn weight(random: &mut Random, usual: u64) -> u64 {
 }
 
 impl Profile {
-    pub fn draw(random: &mut Random) -> Profile {
+    pub fn draw(random: &mut Random, focus: Focus) -> Profile {
         // Long values fill queues and windows: watchers stall, answers come in fragments and piece by piece.
-        let heavy = random.one_in(8);
-        Profile {
+        let heavy = random.one_in(8) || focus == Focus::Flood;
+        let mut profile = Profile {
             sizes: sizes(random, heavy),
             workload: workload(random, heavy),
             faults: faults(random),
@@ -138,6 +200,154 @@ impl Profile {
                 ..Quality::default()
             },
             storm_us: between(random, 60, 420) * 1_000_000,
+        };
+        if focus != Focus::None {
+            profile.bend(random, focus);
+        }
+        profile
+    }
+
+    fn bend(&mut self, random: &mut Random, focus: Focus) {
+        let Profile { sizes, workload, faults, network, storm_us } = self;
+        *storm_us = between(random, 30, 90) * 1_000_000;
+        workload.clients = workload.clients.max(2);
+        workload.rest_us.1 = workload.rest_us.1.min(3_000_000);
+        workload.mix.put = workload.mix.put.max(20);
+        network.delay_us.1 = network.delay_us.1.min(2_000);
+        faults.every_us = (500_000, 15_000_000);
+        faults.clock_jump = 0;
+        faults.clock_rate = 0;
+        match focus {
+            Focus::None => {}
+            Focus::Crash => {
+                faults.every_us = (100_000, 6_000_000);
+                (faults.power, faults.power_at_operation, faults.kill) = (8, 12, 8);
+                faults.io_error = faults.io_error.max(2);
+                // Writes stay in flight long enough to be caught there.
+                faults.slow_disk = 10;
+                sizes.in_flight = pick(random, &[2, 4, 8]);
+                sizes.segment_bytes = sizes.segment_bytes.min(256 << 10);
+                sizes.batch_bytes = sizes.batch_bytes.min(16 << 10);
+                sizes.log_bytes = 2 * sizes.segment_bytes;
+                sizes.dirty_bytes = pick(random, &[32 << 10, 128 << 10]);
+                sizes.checkpoint_interval_ms = pick(random, &[500, 2_000, 10_000]);
+                sizes.quota_bytes = -1;
+                workload.value_bytes = pick(random, &[400, 6_000, 12_000]);
+                workload.long_one_in = 3;
+                workload.depth = 6;
+                workload.mix.range = workload.mix.range.max(14);
+                sizes.max_request_bytes = 128 << 10;
+            }
+            Focus::Watch => {
+                faults.slow_reader = 8;
+                faults.reset = faults.reset.max(3);
+                faults.partition = faults.partition.max(2);
+                sizes.outcome_slots = 4;
+                sizes.event_slots_kept = pick(random, &[2, 3]);
+                sizes.progress_interval_ms = 300;
+                workload.watchers = 6;
+                workload.clients = workload.clients.max(3);
+                workload.window_bytes = 64 << 10;
+                workload.value_bytes = pick(random, &[400, 6_000, 30_000]);
+                workload.long_one_in = 2;
+                workload.mix.delete = workload.mix.delete.max(10);
+                workload.mix.compact = workload.mix.compact.max(3);
+                network.buffer_bytes = 4 << 10;
+            }
+            Focus::Lease => {
+                faults.power = faults.power.max(3);
+                faults.slow_disk = 6;
+                workload.mix.grant = 10;
+                workload.mix.keep_alive = 16;
+                workload.mix.revoke = 2;
+                workload.mix.time_to_live = 12;
+                workload.rest_us.1 = 1_000_000;
+                workload.keys = workload.keys.min(40);
+                sizes.quota_bytes = -1;
+            }
+            Focus::History => {
+                faults.power = faults.power.max(3);
+                faults.slow_reader = faults.slow_reader.max(4);
+                workload.mix.range = 30;
+                workload.mix.stream = 8;
+                workload.mix.delete = workload.mix.delete.max(10);
+                workload.mix.txn = workload.mix.txn.max(10);
+                workload.mix.compact = 6;
+                workload.keys = pick(random, &[8, 40]);
+                workload.watchers = 3;
+                workload.value_bytes = pick(random, &[400, 6_000, 30_000]);
+                workload.long_one_in = 2;
+                workload.window_bytes = 64 << 10;
+                network.buffer_bytes = 4 << 10;
+                sizes.quota_bytes = -1;
+            }
+            Focus::Checkpoint => {
+                faults.every_us = (50_000, 1_500_000);
+                (faults.power, faults.power_at_operation, faults.kill, faults.io_error) = (0, 24, 2, 6);
+                sizes.dirty_bytes = 32 << 10;
+                sizes.checkpoint_interval_ms = 500;
+                sizes.quota_bytes = -1;
+                workload.keys = 200;
+                workload.value_bytes = pick(random, &[400, 6_000]);
+                workload.rest_us.1 = 300_000;
+            }
+            Focus::Quota => {
+                (faults.power, faults.kill) = (8, 8);
+                (faults.full_disk, faults.no_space) = (0, 0);
+                sizes.quota_bytes = between(random, 192 << 10, 512 << 10) as i64;
+                // Much to apply again at a start.
+                sizes.checkpoint_interval_ms = 60_000;
+                sizes.dirty_bytes = 8 << 20;
+                sizes.segment_bytes = 256 << 10;
+                sizes.log_bytes = 2 << 20;
+                workload.keys = 40;
+                workload.value_bytes = pick(random, &[2_000, 6_000]);
+                workload.long_one_in = 2;
+                workload.mix.compact = 12;
+                workload.mix.delete = 12;
+                workload.mix.disarm = 20;
+                workload.rest_us.1 = 500_000;
+            }
+            Focus::Disk => {
+                (faults.full_disk, faults.no_space) = (24, 3);
+                sizes.quota_bytes = -1;
+                sizes.reserve_bytes = 512 << 10;
+                workload.keys = 200;
+                workload.value_bytes = 30_000;
+                workload.long_one_in = 1;
+                workload.mix.put = 80;
+                workload.mix.disarm = 6;
+                workload.clients = 2;
+                workload.depth = 6;
+                workload.burst = 60;
+                workload.watchers = workload.watchers.min(1);
+                *storm_us /= 2;
+            }
+            Focus::Flood => {
+                faults.slow_reader = 20;
+                faults.every_us = (100_000, 4_000_000);
+                faults.partition = faults.partition.max(4);
+                sizes.quota_bytes = -1;
+                workload.long_one_in = 2;
+                workload.watchers = 3;
+                workload.clients = 2;
+                workload.keys = 8;
+                workload.mix = Mix { put: 30, delete: 3, range: 3, compact: 1, ..Mix::default() };
+                network.buffer_bytes = 4 << 10;
+            }
+            Focus::Memory => {
+                faults.memory = 20;
+                faults.slow_helpers = 6;
+                faults.every_us = (100_000, 2_000_000);
+                faults.power = faults.power.max(3);
+                sizes.memory_budget_bytes = 0;
+                sizes.checkpoint_interval_ms = 500;
+                sizes.shared_core = random.one_in(2);
+                workload.keys = 200;
+                workload.value_bytes = pick(random, &[400, 6_000]);
+                workload.mix.hash = workload.mix.hash.max(4);
+                workload.mix.snapshot = workload.mix.snapshot.max(2);
+            }
         }
     }
 }
@@ -189,6 +399,7 @@ fn workload(random: &mut Random, heavy: bool) -> Workload {
         hash: weight(random, 2),
         snapshot: weight(random, 1) / 2,
         defragment: weight(random, 1),
+        disarm: 0,
     };
     Workload {
         clients: between(random, 1, 5) as u32,

@@ -30,6 +30,17 @@ pub(in crate::world) enum Ask {
     Alarm(pb::AlarmRequest),
 }
 
+impl Ask {
+    /// Lowers the alarm of a member that had no room.
+    pub fn disarm(member_id: u64) -> Ask {
+        Ask::Alarm(pb::AlarmRequest {
+            action: pb::alarm_request::AlarmAction::Deactivate as i32,
+            member_id,
+            alarm: pb::AlarmType::Nospace as i32,
+        })
+    }
+}
+
 fn key(random: &mut Random, workload: &Workload) -> Vec<u8> {
     format!("k{:03}", random.below(workload.keys)).into_bytes()
 }
@@ -65,6 +76,7 @@ impl Client {
             mix.hash,
             mix.snapshot,
             mix.defragment,
+            mix.disarm,
         ];
         let mut drawn = self.random.below(weights.iter().sum());
         let mut kind = 0;
@@ -99,7 +111,8 @@ impl Client {
                 Ask::Hash(pb::HashKvRequest { revision })
             }
             12 => Ask::Snapshot,
-            _ => Ask::Defragment,
+            13 => Ask::Defragment,
+            _ => Ask::disarm(crate::world::member::member_id()),
         }
     }
 
