@@ -136,7 +136,7 @@ pub fn read_server(bytes: &[u8]) -> HashMap<u32, Answer> {
                 let answer = answers.entry(frame.stream).or_default();
                 // A PRIORITY of a wrong length is an error of its stream even when that is closed (RFC 9113, 5.1, 6.3).
                 let priority = frame::be32(&frame.payload) == ErrorCode::FRAME_SIZE_ERROR.0;
-                assert!(!answer.reset || priority, "a stream is reset once");
+                assert!(!answer.reset || priority, "a stream is reset once: {:?}", frame.payload);
                 answer.reset = true;
             }
             kind::SETTINGS => assert!(frame.stream == 0 && size.is_multiple_of(6), "settings"),

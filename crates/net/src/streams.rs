@@ -255,6 +255,9 @@ pub(crate) struct RecentResets {
     bits: Vec<u64>,
     /// Half of the highest id that was added.
     newest: u32,
+    /// The last ids that were too far below that.
+    far: [u32; 8],
+    next_far: usize,
 }
 
 impl RecentResets {
@@ -265,7 +268,6 @@ impl RecentResets {
         (bit as usize / 64, 1 << (bit % 64))
     }
 
-    /// An id far below the highest one is not kept.
     pub(crate) fn add(&mut self, id: u32) {
         let half = id / 2;
         if self.bits.is_empty() {
@@ -284,6 +286,9 @@ impl RecentResets {
         if self.newest - half < Self::STREAMS {
             let (word, bit) = Self::place(half);
             self.bits[word] |= bit;
+        } else {
+            self.far[self.next_far] = id;
+            self.next_far = (self.next_far + 1) % self.far.len();
         }
     }
 
@@ -291,7 +296,7 @@ impl RecentResets {
         let half = id / 2;
         let within = half <= self.newest && self.newest - half < Self::STREAMS;
         let (word, bit) = Self::place(half);
-        within && self.bits.get(word).is_some_and(|bits| bits & bit != 0)
+        (within && self.bits.get(word).is_some_and(|bits| bits & bit != 0)) || self.far.contains(&id)
     }
 }
 

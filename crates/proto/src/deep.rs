@@ -142,7 +142,9 @@ mod tests {
     #[test]
     fn what_is_cut_or_no_message_is_malformed() {
         let bytes = nested(90).encode_to_vec();
-        for cut in 1..bytes.len() {
+        // The first field is a compare, and whole by itself; the second reaches to the end.
+        let compare = 2 + usize::from(bytes[1]);
+        for cut in (1..bytes.len()).filter(|cut| *cut != compare) {
             assert!(txn(&bytes[..cut]).is_err(), "cut at {cut}");
         }
         // Success (field 2) as a number, and with a length beyond the end.

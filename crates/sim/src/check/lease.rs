@@ -488,7 +488,8 @@ impl Lease<'_> {
         let clocks = terms.clocks;
         let granted_us = granted_s.max(0) as u64 * (1_000_000 + clocks.drift_ppm);
         let until_us = touched_us.saturating_add(granted_us).saturating_add(clocks.slack_us);
-        if op.call.at_us.saturating_add(left_s.max(0) as u64 * 1_000_000) > until_us {
+        // Nothing left is right at any time: it has not been revoked yet.
+        if left_s > 0 && op.call.at_us.saturating_add(left_s as u64 * 1_000_000) > until_us {
             return found!(
                 LeaseProlonged,
                 op.end_step(),
