@@ -476,6 +476,10 @@ impl Lease<'_> {
         granted_s: i64,
         terms: &Terms<'_>,
     ) -> Result<(), Finding> {
+        // Seconds are whole ones towards zero: 0 is said for a second after the end too.
+        if left_s <= 0 {
+            return Ok(());
+        }
         let end_us = op.end.map_or(u64::MAX, |end| end.at_us);
         let before = self.touches.partition_point(|&(call, _)| call < op.end_step());
         let Some(&(_, touched_us)) = before.checked_sub(1).and_then(|last| self.touches.get(last)) else {
@@ -488,8 +492,7 @@ impl Lease<'_> {
         let clocks = terms.clocks;
         let granted_us = granted_s.max(0) as u64 * (1_000_000 + clocks.drift_ppm);
         let until_us = touched_us.saturating_add(granted_us).saturating_add(clocks.slack_us);
-        // Nothing left is right at any time: it has not been revoked yet.
-        if left_s > 0 && op.call.at_us.saturating_add(left_s as u64 * 1_000_000) > until_us {
+        if op.call.at_us.saturating_add(left_s as u64 * 1_000_000) > until_us {
             return found!(
                 LeaseProlonged,
                 op.end_step(),

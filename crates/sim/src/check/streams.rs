@@ -4,7 +4,7 @@
 //! kept as the stream's first finding, for the watch rules to report; the rest is still read, because other checkers
 //! learn from it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{Finding, Rule};
 use crate::history::{History, Moment, Passage, WatchAnswer, WatchCreate};
@@ -76,6 +76,8 @@ impl<'h> Streams<'h> {
         let stream = &history.streams[number];
         let mut asked: VecDeque<usize> = VecDeque::new();
         let mut named: HashMap<i64, usize> = HashMap::new();
+        // Ids whose watchers compaction canceled, and those that the client wanted to end.
+        let (mut compacted, mut cancels): (HashSet<i64>, HashSet<i64>) = Default::default();
         let (mut requested, mut told) = (0, 0);
         let first = self.watchers.len();
         for (at, passage) in &stream.passages {
@@ -94,6 +96,7 @@ impl<'h> Streams<'h> {
                     });
                 }
                 Passage::Cancel { watch_id } => {
+                    cancels.insert(*watch_id);
                     if let Some(&watcher) = named.get(watch_id) {
                         self.watchers[watcher].heard.push((at, Heard::CancelSent));
                         self.watchers[watcher].open = false;
@@ -133,6 +136,12 @@ impl<'h> Streams<'h> {
                         self.watchers[watcher].heard.push((at, Heard::StreamProgress(answer.revision)));
                     }
                 }
+                // Canceled by compaction it keeps its id, and a cancel that crossed that is answered, as in etcd.
+                Passage::Received(answer)
+                    if answer.canceled
+                        && !named.contains_key(&answer.watch_id)
+                        && compacted.contains(&answer.watch_id)
+                        && cancels.remove(&answer.watch_id) => {}
                 Passage::Received(answer) => {
                     let Some(&watcher) = named.get(&answer.watch_id) else {
                         let text = format!("stream {number}: {answer}: there is no such watcher");
@@ -142,6 +151,11 @@ impl<'h> Streams<'h> {
                     };
                     self.watchers[watcher].heard.push((at, Heard::Answer(answer)));
                     if answer.canceled {
+                        if answer.compact_revision > 0 {
+                            compacted.insert(answer.watch_id);
+                        } else {
+                            cancels.remove(&answer.watch_id);
+                        }
                         named.remove(&answer.watch_id);
                         self.watchers[watcher].open = false;
                     }

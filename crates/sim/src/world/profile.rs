@@ -294,7 +294,7 @@ impl Profile {
             Focus::Quota => {
                 (faults.power, faults.kill) = (8, 8);
                 (faults.full_disk, faults.no_space) = (0, 0);
-                sizes.quota_bytes = between(random, 192 << 10, 512 << 10) as i64;
+                sizes.quota_bytes = between(random, 112 << 10, 288 << 10) as i64;
                 // Much to apply again at a start.
                 sizes.checkpoint_interval_ms = 60_000;
                 sizes.dirty_bytes = 8 << 20;
