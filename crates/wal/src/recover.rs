@@ -440,6 +440,21 @@ impl End {
     }
 }
 
+/// Which of the files that are left over becomes the fresh segment. Until that has its name, a leftover whose header
+/// survived must not lose the one that it names as its predecessor, though that one's own header was torn: the next
+/// start would take it for the begin of the log. So the newest goes first.
+fn reused(leftover: &[&Found], options: &Options) -> Option<SegmentId> {
+    for found in leftover.iter().rev() {
+        if found.bytes == options.segment_bytes {
+            return Some(found.id);
+        }
+        if found.header().is_some() {
+            break;
+        }
+    }
+    None
+}
+
 /// Phase two.
 fn open(
     files: &dyn Files,
@@ -460,9 +475,11 @@ fn open(
         files.remove(name).map_err(|error| WalError::io(format!("remove {name}"), error))?;
     }
 
+    let leftover: Vec<&Found> = survey.segments.iter().filter(|found| !in_chain(found.id)).collect();
+    let reused = reused(&leftover, &options);
     let (mut spares, mut doomed) = (Vec::new(), Vec::new());
-    for found in survey.segments.iter().filter(|found| !in_chain(found.id)) {
-        let reusable = found.bytes == options.segment_bytes && spares.len() <= LOG_SPARE_SEGMENTS;
+    for found in leftover.iter().filter(|found| Some(found.id) != reused) {
+        let reusable = found.bytes == options.segment_bytes && spares.len() < LOG_SPARE_SEGMENTS;
         if reusable { spares.push(found.id) } else { doomed.push(found.id) }
     }
 
@@ -484,7 +501,7 @@ fn open(
     };
     let mut block = AlignedBuf::zeroed(BLOCK);
     let header_crc = header.encode(&mut block);
-    let made = match spares.pop() {
+    let made = match reused {
         Some(from) => reuse(files, dir, from, number, &block),
         None => create(files, dir, number, options.segment_bytes, Some(&block)),
     };

@@ -6,7 +6,7 @@ use base::Random;
 use disk::SimFiles;
 use disk::sim::KeepSet;
 use mainstay_wal::WalError;
-use model::{Life, Model, recover, script};
+use model::{Life, Model, Owned, names, recover, script};
 
 /// The survivors to try for `count` unsynced changes.
 fn keep_sets(count: usize, random: &mut Random) -> Vec<KeepSet> {
@@ -174,4 +174,52 @@ fn segments_are_recycled_and_their_old_lives_forgotten() {
         assert!(highest > 50, "{highest}");
         check(&files, &mut model, 1, &|| format!("seed {seed}"));
     }
+}
+
+/// Two segments were in flight together, and of their headers only the later one survived. A start reuses files that are
+/// left over; cut short in that, it must not leave the later segment without the one that it names: the next start would
+/// take it for the begin of the log.
+#[test]
+fn a_recovery_cut_short_leaves_no_later_segment_to_begin_the_log() {
+    let files = SimFiles::new();
+    // Segments so small that each of these entries has one of its own.
+    let mut life = Life::begin(&files, Model::default(), 2).unwrap();
+    for index in 1..=6 {
+        life.append_entry(index, 1, 7000);
+        life.settle().unwrap();
+    }
+    life.append(Owned::Checkpoint(5, 1));
+    life.settle().unwrap();
+    // Four are kept to be used again, the fifth is removed: the chain begins at the sixth.
+    life.model.released = 5;
+    life.wal.release_to(5);
+    life.run_job().unwrap();
+    let numbers = [1, 2, 3, 4, 6, 7, 8].map(|number| format!("log/{number:08}.seg"));
+    assert_eq!(names(&files), numbers);
+    life.append_entry(7, 1, 7000);
+    life.append_entry(8, 1, 7000);
+    life.submit_all().unwrap();
+    assert_eq!(life.outstanding(), 4, "two headers, two batches");
+    let crashed = files.crash(&mut |count| KeepSet::only(count, 2));
+    let model = life.model.clone();
+    drop(life);
+    let mut second = 0;
+    loop {
+        let files = crashed.image();
+        files.halt_at(second);
+        let ended = recover(&files, 102).is_ok();
+        let count = files.unsynced();
+        for set in [KeepSet::none(count), KeepSet::all(count)] {
+            let context = || format!("operation {second} of the recovery, {set:?}");
+            let after = files.crash(&mut |_| set.clone());
+            let mut model = model.clone();
+            check(&after, &mut model, 202, &context);
+            assert_eq!(model.records.len(), 7, "{}", context());
+        }
+        if ended {
+            break;
+        }
+        second += 1;
+    }
+    assert!(second > 5, "{second}");
 }

@@ -173,6 +173,10 @@ impl super::Subject for Subject {
         recover(files, self.script, boot).map(|_| ())
     }
 
+    fn fall_back(&mut self, _files: &SimFiles, _mark: u64, _boot: u64) -> Result<bool, String> {
+        Ok(false)
+    }
+
     fn go_on(&mut self, files: &SimFiles, mark: u64, boot: u64) -> Result<(), String> {
         let (wal, recovered) = recover(files, self.script, boot)?;
         let found = self.judge(&recovered, mark)?;
@@ -364,7 +368,9 @@ impl<'s> Life<'s> {
         let (last, _) = self.state.last;
         let (before, _) = self.state.checkpoint;
         if last > before {
-            let index = before + 1 + self.random.below(last - before);
+            // The whole log, at times: then the segment in use can be given up as soon as there is another.
+            let whole = self.subject.script == Script::SegmentRecycling && self.random.one_in(2);
+            let index = if whole { last } else { before + 1 + self.random.below(last - before) };
             let at = self.state.entries.iter().find(|entry| entry.index == index);
             let term = at.expect("above the checkpoint").term;
             self.append(Owned::Checkpoint(index, term));
@@ -373,7 +379,8 @@ impl<'s> Life<'s> {
 
     fn release(&mut self) {
         let (checkpoint, _) = self.state.checkpoint;
-        let index = checkpoint.saturating_sub(self.random.below(3));
+        let behind = if self.subject.script == Script::SegmentRecycling { 1 } else { 3 };
+        let index = checkpoint.saturating_sub(self.random.below(behind));
         self.now.released = self.now.released.max(index);
         self.wal.release_to(index);
     }
@@ -403,6 +410,7 @@ impl<'s> Life<'s> {
             40..48 if restarts => {
                 let index = checkpoint + 1 + self.random.below(last - checkpoint + 5);
                 self.append(Owned::Restart(index, term + 1));
+                self.subject.met.add("a snapshot in place of the log", 1);
             }
             48..52 => self.release(),
             52..56 if recycles => self.release(),

@@ -15,6 +15,7 @@ use wal::{Entry, Wal};
 
 use super::model::{Model, Picture};
 use super::rig::{self, Rig};
+use super::store;
 use super::{Met, Promises, Script};
 use crate::check::state;
 
@@ -98,43 +99,15 @@ impl super::Subject for Subject {
         if boot.is_multiple_of(READ_APART) {
             self.read_apart(files, promise, boot)?;
         }
-        let (replica, report) = rig::open(files, boot)?;
-        if let Some(damage) = report.checkpoint_lost.or(report.store.bitmap_rebuilt) {
-            return Err(format!("a crash is taken for damage: {damage}"));
+        self.judge(files, promise, boot, false)
+    }
+
+    fn fall_back(&mut self, files: &SimFiles, mark: u64, boot: u64) -> Result<bool, String> {
+        let store = tree::Store::open(&files.image(), "data", &mvcc::trees::SPECS, rig::tree_options());
+        if !store::damage_newest(files, store.map_err(text)?.report()) {
+            return Ok(false);
         }
-        self.met.add("founded", u64::from(report.founded));
-        self.met.add("a torn tail cut", u64::from(report.cut.is_some()));
-        self.met.add("a torn meta", u64::from(report.store.unreadable.is_some()));
-        let last = report.applied + report.replayed_entries as u64;
-        if last < promise.applied {
-            return Err(format!("entry {} was applied, the log ends at {last}", promise.applied));
-        }
-        let Some(expected) = self.pictures.get(last as usize) else {
-            return Err(format!("the log ends at {last}, and nobody proposed so much"));
-        };
-        let mut rig = Rig::new(files, replica, boot % 2 == 1);
-        rig.catch_up()?;
-        // All that was found, and the first entry of the new term.
-        if rig.applied() != last + 1 {
-            return Err(format!("the log ends at {last}, and {} is applied", rig.applied()));
-        }
-        state::store(rig.replica.store()).map_err(|finding| finding.to_string())?;
-        let snapshot = rig.snapshot();
-        let found = Picture::of(snapshot.view());
-        if found != *expected {
-            return Err(format!("at entry {last} there should be {expected:?}, and {found:?} was found"));
-        }
-        if found.revision < promise.revision {
-            return Err(format!("revision {} was published, {} was found", promise.revision, found.revision));
-        }
-        let hash = mvcc::hash::hash_kv(snapshot.view(), 0).map_err(|error| error.to_string())?.hash;
-        let before = *self.hashes.entry(last).or_insert(hash);
-        if hash != before {
-            return Err(format!("at entry {last} the hash is {hash:08x}, and was {before:08x} before"));
-        }
-        self.met.add("more than was published", u64::from(last > promise.applied));
-        self.met.add("a removal under way", u64::from(mvcc::stamp::removal_pending(snapshot.stamp())));
-        Ok((last, found))
+        self.judge(files, self.promises[mark as usize], boot, true).map(|_| true)
     }
 
     fn recover(&self, files: &SimFiles, boot: u64) -> Result<(), String> {
@@ -183,6 +156,55 @@ fn look(files: &SimFiles, boot: u64) -> Result<Picture, String> {
 }
 
 impl Subject {
+    /// Opens it, and compares what clients see with what was promised and with the model. `damaged`: the newest meta
+    /// is.
+    fn judge(
+        &mut self,
+        files: &SimFiles,
+        promise: Promise,
+        boot: u64,
+        damaged: bool,
+    ) -> Result<(u64, Picture), String> {
+        let (replica, report) = rig::open(files, boot)?;
+        let lost = report.checkpoint_lost.filter(|_| !damaged);
+        if let Some(damage) = lost.or(report.store.bitmap_rebuilt) {
+            return Err(format!("a crash is taken for damage: {damage}"));
+        }
+        self.met.add("founded", u64::from(report.founded));
+        self.met.add("a torn tail cut", u64::from(report.cut.is_some()));
+        self.met.add("a torn meta", u64::from(report.store.unreadable.is_some()));
+        let last = report.applied + report.replayed_entries as u64;
+        if last < promise.applied {
+            return Err(format!("entry {} was applied, the log ends at {last}", promise.applied));
+        }
+        let Some(expected) = self.pictures.get(last as usize) else {
+            return Err(format!("the log ends at {last}, and nobody proposed so much"));
+        };
+        let mut rig = Rig::new(files, replica, boot % 2 == 1);
+        rig.catch_up()?;
+        // All that was found, and the first entry of the new term.
+        if rig.applied() != last + 1 {
+            return Err(format!("the log ends at {last}, and {} is applied", rig.applied()));
+        }
+        state::store(rig.replica.store()).map_err(|finding| finding.to_string())?;
+        let snapshot = rig.snapshot();
+        let found = Picture::of(snapshot.view());
+        if found != *expected {
+            return Err(format!("at entry {last} there should be {expected:?}, and {found:?} was found"));
+        }
+        if found.revision < promise.revision {
+            return Err(format!("revision {} was published, {} was found", promise.revision, found.revision));
+        }
+        let hash = mvcc::hash::hash_kv(snapshot.view(), 0).map_err(|error| error.to_string())?.hash;
+        let before = *self.hashes.entry(last).or_insert(hash);
+        if hash != before {
+            return Err(format!("at entry {last} the hash is {hash:08x}, and was {before:08x} before"));
+        }
+        self.met.add("more than was published", u64::from(last > promise.applied));
+        self.met.add("a removal under way", u64::from(mvcc::stamp::removal_pending(snapshot.stamp())));
+        Ok((last, found))
+    }
+
     fn mark(&mut self, files: &SimFiles, promise: Promise) {
         self.promises.push(promise);
         files.mark(self.promises.len() as u64 - 1);
@@ -206,9 +228,9 @@ impl Subject {
             }
         }
         let specs = &mvcc::trees::SPECS;
-        let store = tree::Store::open(&image, "data", specs, rig::tree_options()).map_err(text)?;
-        state::applied(store.stamp(), &recovered).map_err(text)?;
-        tree::verify(&store).map_err(text).map(|_| ())
+        let data = tree::Store::open(&image, "data", specs, rig::tree_options()).map_err(text)?;
+        state::applied(data.stamp(), &recovered).map_err(text)?;
+        tree::verify(&data).map_err(text).map(|_| ())
     }
 
     /// Reads entries that were just given to the disk.

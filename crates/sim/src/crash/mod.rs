@@ -12,6 +12,7 @@
 //! - what is there equals a plain model at the index that was recovered, and has the hash that other images have there;
 //! - the page graph is closed, counts are recounts, no page is both free and reachable (law 6);
 //! - the data file is never ahead of its log, and no revision goes below an acknowledged one (law 7);
+//! - either of two metas is a start: with the newest damaged, the older one and the log give everything back (law 6);
 //! - a recovery that is crashed decides as the one that was not.
 //!
 //! Invariant: all of it follows from (script, seed), but for what the product itself draws. Must not know the laws of a
@@ -38,6 +39,9 @@ use disk::sim::{KeepSet, Moment};
 const DRAWN_SETS: usize = 64;
 /// Images of each moment whose writes reach the device in another order.
 const REORDERED: usize = 8;
+
+/// The newest meta was damaged, and the older one served.
+const OLDER_META: &str = "the older meta";
 
 /// A workload to crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,6 +261,10 @@ trait Subject: Sized {
     /// Only opens it.
     fn recover(&self, files: &SimFiles, boot: u64) -> Result<(), String>;
 
+    /// Damages the newest meta of the data file: the older one, and the log, must give everything back (law 6). False
+    /// where there is no other.
+    fn fall_back(&mut self, files: &SimFiles, mark: u64, boot: u64) -> Result<bool, String>;
+
     /// Opens it, goes on, loses the power again, and judges.
     fn go_on(&mut self, files: &SimFiles, mark: u64, boot: u64) -> Result<(), String>;
 }
@@ -388,6 +396,7 @@ fn crash_at<S: Subject>(
     let sets = moment.sweep(DRAWN_SETS, random);
     let crashed_again = random.below(sets.len() as u64) as usize;
     let continued = random.below(sets.len() as u64) as usize;
+    let damaged = random.below(sets.len() as u64) as usize;
     for (no, set) in sets.iter().enumerate() {
         let boot = random.next_u64();
         let what = |what: &'static str| move |law: String| (format!("kept {:?}{what}", set.0), law);
@@ -396,6 +405,11 @@ fn crash_at<S: Subject>(
             .map_err(what(": the first recovery"))?;
         if no == crashed_again {
             crash_recovery(subject, moment, set, &found, random, report)?;
+        }
+        if no == damaged {
+            let fell = guarded(|| subject.fall_back(&moment.crash(set), mark, boot))
+                .map_err(what(", and the newest meta damaged"))?;
+            report.met.add(OLDER_META, u64::from(fell));
         }
         if no == continued {
             report.continued += 1;
@@ -418,6 +432,9 @@ fn crash_at<S: Subject>(
     report.images += 1;
     let what = |law| ("killed".to_owned(), law);
     let found = guarded(|| subject.reopen(&files, mark, boot)).map_err(what)?;
+    let fell = guarded(|| subject.fall_back(&moment.kill(), mark, boot))
+        .map_err(|law| ("killed, and the newest meta damaged".to_owned(), law))?;
+    report.met.add(OLDER_META, u64::from(fell));
     let files = moment.kill();
     guarded(|| subject.recover(&files, boot)).map_err(what)?;
     again(subject, &files.crash(&mut KeepSet::none), mark, &found, random.next_u64())

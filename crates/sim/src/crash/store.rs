@@ -108,6 +108,15 @@ fn open(files: &SimFiles) -> Result<Store, String> {
     Store::open(files, FILE, &SPECS, options()).map_err(|error| error.to_string())
 }
 
+/// Flips a bit in the newest meta. False, and nothing done, where it is the only one.
+pub(super) fn damage_newest(files: &SimFiles, report: &tree::OpenReport) -> bool {
+    if report.unreadable.is_some() || report.sequence < 2 {
+        return false;
+    }
+    files.edit(FILE, report.sequence % 2 * disk::BLOCK as u64 + 64, &mut |bytes| bytes[0] ^= 1);
+    true
+}
+
 impl super::Subject for Subject {
     /// Number of the checkpoint by its stamp, and as the tree counts them.
     type Found = (u64, u64);
@@ -170,6 +179,21 @@ impl super::Subject for Subject {
 
     fn recover(&self, files: &SimFiles, _boot: u64) -> Result<(), String> {
         open(files).map(|_| ())
+    }
+
+    fn fall_back(&mut self, files: &SimFiles, _mark: u64, _boot: u64) -> Result<bool, String> {
+        let store = open(files)?;
+        let (report, newest) = (store.report().clone(), store.stamp()[0]);
+        drop(store);
+        if !damage_newest(files, &report) {
+            return Ok(false);
+        }
+        let store = open(files)?;
+        if store.report().unreadable.is_none() || store.stamp()[0] + 1 != newest {
+            let found = store.stamp()[0];
+            return Err(format!("the meta of checkpoint {newest} is damaged, and {found} was opened"));
+        }
+        self.judge(&store).map(|()| true)
     }
 
     fn go_on(&mut self, files: &SimFiles, _mark: u64, boot: u64) -> Result<(), String> {
