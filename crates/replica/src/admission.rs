@@ -233,7 +233,7 @@ impl Replica {
     /// Whether a turn would do some of the work that no entry asks for.
     pub(crate) fn has_background_work(&self) -> bool {
         self.now >= self.shortage.background_retry_at
-            && (self.removal_runnable() || self.state.is_defragmenting())
+            && (self.removal_runnable() || self.state.defragment_runnable())
     }
 
     fn removal_runnable(&self) -> bool {
@@ -254,7 +254,7 @@ impl Replica {
                 None => short = true,
             }
         }
-        if self.state.is_defragmenting() {
+        if self.state.defragment_runnable() {
             if self.has_room_for(self.state.defragment_room()) {
                 self.state.defragment_step(actions);
             } else {

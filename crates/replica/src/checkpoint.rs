@@ -74,6 +74,8 @@ pub(crate) struct Standing<'a> {
     pub log_full: bool,
     /// A checkpoint, even of nothing new, would let go of log: what the older meta alone still needs.
     pub releases: bool,
+    /// A defragmentation waits for one, even of nothing new: for pages or the file's tail to come out of the metas' reach.
+    pub defragmenting: bool,
     /// It is the last one.
     pub stopping: bool,
 }
@@ -102,11 +104,13 @@ impl Checkpoints {
         let log_full = standing.log_full && standing.log.segments() > 1;
         let log_long = standing.log.bytes_since_release() >= self.policy.log_hard_bytes;
         if !standing.changed() {
-            return (self.relief > 0 && standing.store.waiting_bytes() > 0)
+            return standing.defragmenting
+                || (self.relief > 0 && standing.store.waiting_bytes() > 0)
                 || (standing.releases && (log_full || log_long));
         }
         let last = *self.last.get_or_insert(standing.now);
         standing.wanted
+            || standing.defragmenting
             || standing.stopping
             || standing.memory_wanted
             || self.relief > 0

@@ -11,6 +11,7 @@ mod barriers;
 mod checkpoint;
 mod cluster;
 mod compaction;
+mod defragment;
 mod event;
 mod machine;
 mod memory;

@@ -181,7 +181,7 @@ impl Replica {
             Event::LeaseList { token } => {
                 actions.push(Action::outcome(token, Ok(Response::LeaseList(self.state.lease_list()))));
             }
-            Event::Defragment { token } => self.state.defragment(token),
+            Event::Defragment { token } => self.state.defragment(token, self.now),
             Event::MoveLeader { token, target } => {
                 let result = if !self.is_leader() {
                     Err(errors::NOT_LEADER)
@@ -524,6 +524,7 @@ impl Replica {
             }
         }
         self.barriers.retry(now);
+        self.state.defragment_tick(now, actions);
         if now >= self.log_busy_at + AFFIRM_AFTER_MS
             && self.wal.unsubmitted_bytes() == 0
             && self.wal.in_flight() == 0
@@ -546,7 +547,10 @@ impl Replica {
     fn start_checkpoint(&mut self, actions: &mut Vec<Action>) {
         let store = &self.state.store;
         let last = self.stopping && self.waiting.is_empty();
-        store.set_checkpoint_bandwidth(self.checkpoints.bandwidth(store, &self.wal, self.stopping));
+        let defragmenting = !self.stopping && self.state.defragment_wants_checkpoint();
+        // One for a defragmentation takes the device for itself only where nobody else wants it.
+        let hurry = self.stopping || (defragmenting && self.memory.idle(self.now));
+        store.set_checkpoint_bandwidth(self.checkpoints.bandwidth(store, &self.wal, hurry));
         let standing = Standing {
             now: self.now,
             store,
@@ -556,6 +560,7 @@ impl Replica {
                 && self.memory.excess(store.dirty_bytes(), self.now) > 0,
             log_full: self.shortage.segment,
             releases: self.wal.released() < mvcc::stamp::applied(store.durable_stamp()).0,
+            defragmenting,
             stopping: last && !self.stopped,
         };
         if !self.checkpoints.due(&standing) {
@@ -593,7 +598,11 @@ impl Replica {
         }
         actions.push(Action::Note(Note::CheckpointFinished { index }));
         self.state.settle_physical(actions);
-        self.drop_excess(actions);
+        self.state.defragment_checkpointed(actions);
+        // A drop would keep the tail from being let go: the next look at memory makes it.
+        if !self.state.defragment_wants_checkpoint() {
+            self.drop_excess(actions);
+        }
     }
 
     fn drop_excess(&mut self, actions: &mut Vec<Action>) {
@@ -620,7 +629,10 @@ impl Replica {
         self.barriers.pass_all(&mut self.passed);
         let tokens = self.passed.drain(..).chain(self.over_quota.drain(..));
         actions.extend(tokens.map(|token| Action::outcome(token, Err(errors::STOPPED))));
-        for token in self.state.drain_waiters() {
+        for token in self.state.drain_renewals() {
+            actions.push(Action::outcome(token, Err(errors::STOPPED)));
+        }
+        for token in self.state.drain_defragments() {
             actions.push(Action::outcome(token, Err(errors::STOPPED)));
         }
         for token in self.state.drain_physical() {

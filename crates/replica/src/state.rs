@@ -21,9 +21,6 @@ use crate::published::Published;
 /// Names in the META tree that are not etcd's own.
 const MEMBER_ID: &[u8] = b"mainstay.memberId";
 const CLUSTER_ID: &[u8] = b"mainstay.clusterId";
-/// One step of a defragmentation copies at most this, bytes: the paths to the leaves that it looks at, and what it
-/// moves.
-const DEFRAGMENT_STEP_ROOM_BYTES: u64 = 4 << 20;
 
 pub struct State {
     pub store: tree::Store,
@@ -36,7 +33,7 @@ pub struct State {
     renewals: Vec<WaitingRenewal>,
     pub(crate) compactions: crate::compaction::Compactions,
     pub(crate) work: mvcc::Work,
-    defragments: Vec<CallToken>,
+    pub(crate) defragmentation: crate::defragment::Defragmentation,
     /// Changed since the last publication.
     pub(crate) dirty: bool,
 }
@@ -73,7 +70,7 @@ impl State {
             renewals: Vec::new(),
             compactions: Default::default(),
             work: mvcc::Work::default(),
-            defragments: Vec::new(),
+            defragmentation: Default::default(),
             dirty: false,
         };
         state.cluster_version_word = state.cluster_version().map_or(0, version_word);
@@ -269,9 +266,9 @@ impl State {
         }
     }
 
-    /// Everybody who waits for a lease or for the end of a defragmentation.
-    pub fn drain_waiters(&mut self) -> impl Iterator<Item = CallToken> + '_ {
-        self.renewals.drain(..).map(|waiting| waiting.token).chain(self.defragments.drain(..))
+    /// Everybody who waits for a lease.
+    pub fn drain_renewals(&mut self) -> impl Iterator<Item = CallToken> + '_ {
+        self.renewals.drain(..).map(|waiting| waiting.token)
     }
 
     pub fn apply_grant(&mut self, request: &pb::LeaseGrantRequest, now: Millis) -> Result<Response, Error> {
@@ -383,35 +380,6 @@ impl State {
     pub fn lease_list(&self) -> pb::LeaseLeasesResponse {
         let leases = self.lessor.list().into_iter().map(|id| pb::LeaseStatus { id }).collect();
         pb::LeaseLeasesResponse { header: None, leases }
-    }
-
-    // --- defragmentation ---
-
-    pub fn defragment(&mut self, token: CallToken) {
-        self.defragments.push(token);
-    }
-
-    pub fn is_defragmenting(&self) -> bool {
-        !self.defragments.is_empty()
-    }
-
-    /// Page space that a step of a defragmentation may take, bytes.
-    pub fn defragment_room(&self) -> u64 {
-        DEFRAGMENT_STEP_ROOM_BYTES.min(self.store.used_bytes())
-    }
-
-    /// One bounded step; answers when there is nothing left to move.
-    pub fn defragment_step(&mut self, actions: &mut Vec<Action>) {
-        assert!(self.is_defragmenting(), "asked before");
-        let more = self.store.shrink_step();
-        // The last step may have moved something too.
-        self.dirty = true;
-        if more {
-            return;
-        }
-        for token in self.defragments.drain(..) {
-            actions.push(Action::outcome(token, Ok(Response::Defragmented)));
-        }
     }
 
     pub fn expired_leases(&mut self, now: Millis) -> Vec<LeaseId> {

@@ -63,6 +63,11 @@ impl RunRef {
         run_pages(self.len as usize)
     }
 
+    /// The page behind its last.
+    pub fn end(self) -> u32 {
+        self.page + self.pages()
+    }
+
     pub fn to_bytes(self) -> [u8; 8] {
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&self.page.to_le_bytes());

@@ -1,14 +1,19 @@
-//! Defragmentation while the store runs: pages beyond a line move to free pages below it, a few leaves at a time, and
-//! the chunks that are left empty are taken off the file.
+//! Defragmentation while the store runs: pages beyond a line move to free pages below it, a few leaves at a time; the
+//! frontier comes down to the last page in use, and the chunks that are left empty are taken off the file.
 //!
 //! A pass goes over all trees in key order, because a page does not know its parent. What it moves becomes part of
-//! the open batch like any other change, so readers and checkpoints need not know of it. The file is cut when no
-//! durable meta, no pin and no drop reaches the tail any more: two checkpoints later at the earliest.
+//! the open batch like any other change, so readers and checkpoints need not know of it. The frontier comes down when no
+//! durable meta, no pin and no drop reaches the tail any more, two checkpoints later at the earliest; the file is cut
+//! when no durable meta speaks of the tail either, two more checkpoints later.
+//!
+//! The line stands at what is in use and [`slack`], not at a multiple of the chunk: [`Store::file_bytes`] comes near
+//! [`Store::used_bytes`] in a small store too. The file itself keeps whole chunks, and the reserve of law 8.
 
 use std::sync::Arc;
 
 use crate::TreeId;
 use crate::edit;
+use crate::meta::SLOTS;
 use crate::node::*;
 use crate::pages::Extent;
 use crate::store::{Path, Store, encode_branch_cell, encode_leaf_cell};
@@ -18,6 +23,12 @@ const STEP_LEAVES: usize = 32;
 /// Pages that one step moves, at most, the last leaf's aside.
 const STEP_PAGES: u32 = 256;
 
+/// Room that a pass leaves below its line beyond what is in use, pages: what moves must not fight for the last hole with
+/// what is written meanwhile.
+pub(crate) fn slack(live: u64) -> u64 {
+    live / 16 + 64
+}
+
 /// How far a pass has come.
 pub(crate) struct Pass {
     /// Pages at or above move.
@@ -25,6 +36,9 @@ pub(crate) struct Pass {
     tree: TreeId,
     /// The next leaf is the one of this key; `None` is the first.
     key: Option<Vec<u8>>,
+    /// Runs of this length, pages, found no hole below them, nor would longer ones: what comes free meanwhile waits for
+    /// a checkpoint.
+    no_hole: u32,
     /// Everything was looked at: the tail only waits to be out of reach.
     moved_all: bool,
 }
@@ -36,25 +50,24 @@ impl Store {
         if self.shrink.is_none() {
             let held: u64 = self.checkpoints.held().map(|extent| u64::from(extent.pages)).sum();
             let live = self.pages.live.count();
-            // Some slack: what moves must not fight for the last hole with what is written meanwhile.
-            let want = live + live / 16 + 2 * held + 64;
-            let chunk = u64::from(self.pages.chunk());
-            let ceiling = want.next_multiple_of(chunk);
-            if ceiling >= u64::from(self.pages.frontier()) {
+            let ceiling = u64::from(SLOTS) + live + slack(live) + 2 * held;
+            let frontier = self.pages.frontier();
+            if ceiling >= u64::from(frontier) && self.kept_pages(frontier) >= self.space().mapping().pages() {
                 return false;
             }
             self.pages.cool();
-            let ceiling = ceiling as u32;
+            let ceiling = u32::try_from(ceiling).expect("page numbers are 32 bits");
             self.pages.ceiling = Some(ceiling);
-            self.shrink = Some(Pass { ceiling, tree: 0, key: None, moved_all: false });
+            self.shrink = Some(Pass { ceiling, tree: 0, key: None, no_hole: u32::MAX, moved_all: false });
         }
         let mut pass = self.shrink.take().expect("made above");
+        pass.moved_all |= self.pages.live.next_from(pass.ceiling).is_none();
         let mut moved = 0;
         for _ in 0..STEP_LEAVES {
             if pass.moved_all || moved >= STEP_PAGES {
                 break;
             }
-            match self.shrink_leaf(&pass) {
+            match self.shrink_leaf(&mut pass) {
                 // No hole is left below the line: what is above stays.
                 None => pass.moved_all = true,
                 Some((pages, next)) => {
@@ -78,7 +91,7 @@ impl Store {
     }
 
     /// Moves what is beyond the line on the way to one leaf and below it. Pages moved, and the key of the next leaf.
-    fn shrink_leaf(&mut self, pass: &Pass) -> Option<(u32, Option<Vec<u8>>)> {
+    fn shrink_leaf(&mut self, pass: &mut Pass) -> Option<(u32, Option<Vec<u8>>)> {
         let (tree, ceiling) = (pass.tree, pass.ceiling);
         if self.working.trees[tree].page == 0 {
             return Some((0, None));
@@ -93,11 +106,11 @@ impl Store {
                 moved += self.shrink_page(tree, &mut path, step, ceiling)?;
             }
             if step + 1 < path.depth {
-                moved += self.shrink_separator(tree, &mut path, step, ceiling)?;
+                moved += self.shrink_separator(tree, &mut path, step, pass);
             }
         }
         for at in 0..self.space().node(path.leaf()).count() {
-            moved += self.shrink_cell(tree, &mut path, at, ceiling)?;
+            moved += self.shrink_cell(tree, &mut path, at, pass);
         }
         let next = (0..path.depth - 1).rev().find_map(|step| {
             let node = self.space().node(path.page[step]);
@@ -135,23 +148,32 @@ impl Store {
         }
     }
 
-    fn shrink_run(&mut self, run: RunRef, ceiling: u32) -> Option<RunRef> {
-        let new = RunRef { page: self.pages.allocate_below(run.pages(), ceiling)?, len: run.len };
+    /// `None` when no hole below it is long enough: it stays, and a later pass may find one.
+    fn shrink_run(&mut self, run: RunRef, pass: &mut Pass) -> Option<RunRef> {
+        if run.pages() >= pass.no_hole {
+            return None;
+        }
+        let Some(page) = self.pages.allocate_below(run.pages(), run.page) else {
+            pass.no_hole = run.pages();
+            return None;
+        };
+        let new = RunRef { page, len: run.len };
         self.touched = true;
         self.writer.copy_run(run, new);
         self.pages.supersede(Extent { page: run.page, pages: run.pages() }, false);
         Some(new)
     }
 
-    /// Moves the run of the separator that leads down from `step`.
-    fn shrink_separator(&mut self, tree: TreeId, path: &mut Path, step: usize, ceiling: u32) -> Option<u32> {
+    /// Moves the run of the separator that leads down from `step`. Pages moved.
+    fn shrink_separator(&mut self, tree: TreeId, path: &mut Path, step: usize, pass: &mut Pass) -> u32 {
         let at = usize::from(path.at[step]);
-        let Some(run) = self.space().node(path.page[step]).key(at).run().filter(|run| run.page >= ceiling)
+        let ceiling = pass.ceiling;
+        let Some(run) = self.space().node(path.page[step]).key(at).run().filter(|run| run.end() > ceiling)
         else {
-            return Some(0);
+            return 0;
         };
+        let Some(new) = self.shrink_run(run, pass) else { return 0 };
         self.own_above(tree, path, step + 1);
-        let new = self.shrink_run(run, ceiling)?;
         let node = self.space().node(path.page[step]);
         let mut cell = Vec::new();
         encode_branch_cell(&mut cell, Payload::Run(new), node.child(at), node.entries(at));
@@ -160,22 +182,19 @@ impl Store {
             edit::replace_cell(self.writer.body(path.page[step], batch), at, &cell),
             "cells of one length"
         );
-        Some(new.pages())
+        new.pages()
     }
 
-    /// Moves the runs of key and value of one entry.
-    fn shrink_cell(&mut self, tree: TreeId, path: &mut Path, at: usize, ceiling: u32) -> Option<u32> {
+    /// Moves the runs of key and value of one entry. Pages moved.
+    fn shrink_cell(&mut self, tree: TreeId, path: &mut Path, at: usize, pass: &mut Pass) -> u32 {
         let node = self.space().node(path.leaf());
-        let beyond = |payload: Payload| payload.run().filter(|run| run.page >= ceiling);
+        let ceiling = pass.ceiling;
+        let beyond = |payload: Payload| payload.run().filter(|run| run.end() > ceiling);
         let (key, value) = (beyond(node.key(at)), beyond(node.value(at)));
-        if key.is_none() && value.is_none() {
-            return Some(0);
-        }
-        self.own_above(tree, path, path.depth);
         let mut moved = 0;
         for (old, is_key) in [(key, true), (value, false)] {
-            let Some(old) = old else { continue };
-            let new = self.shrink_run(old, ceiling)?;
+            let Some(new) = old.and_then(|old| self.shrink_run(old, pass)) else { continue };
+            self.own_above(tree, path, path.depth);
             moved += new.pages();
             let node = self.space().node(path.leaf());
             let mut cell = Vec::new();
@@ -188,37 +207,68 @@ impl Store {
                 "cells of one length"
             );
         }
-        Some(moved)
+        moved
     }
 
-    /// After a checkpoint: cuts whole free chunks off the end when a pass has emptied them and nobody reaches them.
+    /// What a file with this frontier keeps, pages: whole chunks with what the durable metas speak of, the reserve, and
+    /// the half of it by which growth keeps ahead, so that a cut file does not grow again at once.
+    fn kept_pages(&self, frontier: u32) -> u32 {
+        let reserve =
+            (self.options.reserve_bytes + self.options.reserve_bytes / 2).div_ceil(PAGE_BYTES as u64);
+        let keep = u64::from(frontier.max(self.checkpoints.pages())) + reserve;
+        let keep = keep.next_multiple_of(u64::from(self.pages.chunk()));
+        u32::try_from(keep).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a job holds page numbers, so that no checkpoint would cut the tail now.
+    pub fn shrink_is_held_up(&self) -> bool {
+        self.dropping || [&self.populating, &self.growing].iter().any(|job| Arc::strong_count(job) > 1)
+    }
+
+    /// After a checkpoint: lowers the frontier over the tail that a pass has emptied and nobody reaches, and cuts whole
+    /// free chunks off the end.
     pub(crate) fn truncate_free_tail(&mut self) {
         let Some(pass) = self.shrink.as_ref().filter(|pass| pass.moved_all) else { return };
         let ceiling = pass.ceiling;
         // Jobs that hold page numbers of the tail must have ended.
-        if self.dropping || [&self.populating, &self.growing].iter().any(|job| Arc::strong_count(job) > 1) {
+        if self.shrink_is_held_up() {
             return;
         }
+        assert!(!self.checkpoints.is_running(), "a meta under way speaks of the tail");
         let frontier = self.pages.retract();
-        let reserve = self.options.reserve_bytes.div_ceil(PAGE_BYTES as u64);
-        let keep = u64::from(frontier.max(self.checkpoints.pages())) + reserve;
-        let keep = keep.next_multiple_of(u64::from(self.pages.chunk()));
+        let keep = self.kept_pages(frontier);
         let mapping = self.space().mapping().clone();
-        if keep < u64::from(mapping.pages()) {
-            let keep = keep as u32;
+        if keep < mapping.pages() {
             // A file that did not get shorter is no damage: the mapping has let go of its tail, and the next growth
             // or shrinking finds it.
             let _ = mapping.shrink(keep);
             self.pages.set_mapped(mapping.pages());
             self.pages.forget_from(keep);
         }
-        // Done when no meta speaks of the tail any more. A page in use up there (it came while the pass went on) would
-        // never leave by itself: the next pass takes it.
+        // Done when no meta speaks of the tail any more. A page in use up there (it came while the pass went on, or is
+        // of a run that found no hole) would never leave by itself: the next pass takes it.
         let done = frontier <= ceiling && self.checkpoints.pages() <= ceiling;
         let stuck = frontier > ceiling && self.pages.live.contains(frontier - 1);
         if done || stuck {
+            self.give_back_tail(frontier);
             self.pages.ceiling = None;
             self.shrink = None;
         }
+    }
+
+    /// Gives the private memory of the tail back: the drops of [`crate::cold`] look below the frontier only.
+    fn give_back_tail(&mut self, frontier: u32) {
+        let mapping = self.space().mapping().clone();
+        let mut from = frontier;
+        while let Some(page) = self.pages.private.next_from(from).filter(|page| *page < mapping.pages()) {
+            let mut end = page + 1;
+            while end < mapping.pages() && self.pages.private.contains(end) {
+                end += 1;
+            }
+            // Memory that stays is only memory: its content is of no use, and no use is made of it.
+            let _ = mapping.discard(page, end - page);
+            from = end;
+        }
+        self.pages.forget_from(frontier);
     }
 }

@@ -260,6 +260,78 @@ fn shrinking_moves_the_tail_and_cuts_the_file_under_load() {
     verified(&store);
 }
 
+/// Fills a store to `filled_bytes` in values of a few lengths, and removes all but one entry in `keep_one_in`.
+fn thinned(files: &SimFiles, options: Options, filled_bytes: u64, keep_one_in: u64) -> (Store, Model) {
+    let mut random = Random::new(77);
+    let mut store = Store::open(files, "data", SPECS, options).unwrap();
+    let mut model = Model::default();
+    let mut number = 0u32;
+    while store.used_bytes() < filled_bytes {
+        let value = vec![number as u8; [20, 900, 3000, 9000, 50_000][random.below(5) as usize]];
+        store.insert(PLAIN, &number.to_be_bytes(), &value);
+        model.trees[PLAIN].insert(model_key(PLAIN, &number.to_be_bytes()), value);
+        number += 1;
+        if number.is_multiple_of(50) {
+            store.publish();
+        }
+    }
+    store.publish();
+    checkpoint(&mut store);
+    for number in 0..number {
+        if !random.one_in(keep_one_in) {
+            store.remove(PLAIN, &number.to_be_bytes());
+            model.trees[PLAIN].remove(&model_key(PLAIN, &number.to_be_bytes()));
+        }
+    }
+    store.publish();
+    (store, model)
+}
+
+/// What a shrunken store may have beyond what is in use.
+fn near(store: &Store) -> u64 {
+    store.used_bytes() + store.used_bytes() / 16 + (512 << 10)
+}
+
+#[test]
+fn an_idle_store_shrinks_to_its_use_within_a_few_checkpoints() {
+    let chunks = |chunk_bytes| Options { chunk_bytes, max_chunks: 1024, reserve_bytes: 64 << 10 };
+    // Below one chunk, over many, and nearly nothing left in the end.
+    for (options, filled_bytes, keep) in
+        [(chunks(16 << 20), 8 << 20, 8), (chunks(256 << 10), 8 << 20, 4), (options(), 20 << 20, 500)]
+    {
+        let files = SimFiles::new();
+        let (mut store, model) = thinned(&files, options.clone(), filled_bytes, keep);
+        let mut random = Random::new(5);
+        // What was removed is free.
+        checkpoint(&mut store);
+        checkpoint(&mut store);
+        while store.shrink_step() {}
+        store.publish();
+        for _ in 0..4 {
+            checkpoint(&mut store);
+            verified(&store);
+        }
+        assert!(!store.is_shrinking());
+        assert!(store.file_bytes() <= near(&store), "{} of {}", store.file_bytes(), store.used_bytes());
+        assert_eq!(files.bytes("data").unwrap().len() as u64, store.allocated_bytes());
+        assert!(!store.shrink_step(), "nothing is left to do");
+        check(store.view(), &model, &mut random);
+        // The tail's memory went with it.
+        assert!(store.private_bytes() <= store.file_bytes(), "{}", store.private_bytes());
+        // A start from these metas sees the same size, and the tail is used again.
+        let size = store.file_bytes();
+        drop(store);
+        let mut store = Store::open(&files, "data", SPECS, options).unwrap();
+        assert_eq!(store.file_bytes(), size);
+        let mut model = model;
+        (0..2000).for_each(|_| step(&mut random, &mut store, &mut model));
+        store.publish();
+        checkpoint(&mut store);
+        check(store.view(), &model, &mut random);
+        verified(&store);
+    }
+}
+
 #[test]
 fn readers_on_other_threads_see_whole_batches_only() {
     whole_batches(false);
