@@ -1,12 +1,16 @@
 //! The ground that every layer stands on: ids, revisions, time that comes in as a value, checksums, seeded
-//! randomness, bounded rings, and every limit with its unit and reason.
+//! randomness, bounded rings, sleep announcements, and every limit with its unit and reason.
 //!
 //! Must not know anything else of the project. Reads no clock and no entropy: callers hand both in.
 
 pub mod limits;
+#[cfg(all(test, loom))]
+mod models;
 mod random;
 mod revision;
 pub mod ring;
+pub mod sleep;
+pub mod sync;
 mod token;
 
 pub use crc32c::{crc32c, crc32c_append};
