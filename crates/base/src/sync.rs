@@ -4,8 +4,8 @@
 //! Code that a model is to see takes its atomics, fences, cells, locks and shared pointers from here and from nowhere
 //! else. Must add nothing of its own to an ordinary build: what is not std's here is inlined to what std's would be.
 //!
-//! Loom takes sequentially consistent loads and stores for acquiring and releasing ones; of such code only what its
-//! fences order is proved. It is also what our processors promise of a store that a load of another kind follows.
+//! Loom takes sequentially consistent loads and stores for acquiring and releasing ones: what must not pass another
+//! location's store needs a fence, which is also all that the language promises where one of the two is weaker.
 
 #[cfg(loom)]
 pub use loom::{
@@ -48,19 +48,10 @@ impl<T> UnsafeCell<T> {
 
 /// Stands in what is freed while other threads could still hold a pointer to it. Nothing in an ordinary build; in a
 /// model, a look that is not ordered before the end, or comes after it, fails.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Life {
     #[cfg(loom)]
-    alive: UnsafeCell<bool>,
-}
-
-impl Default for Life {
-    fn default() -> Life {
-        Life {
-            #[cfg(loom)]
-            alive: UnsafeCell::new(true),
-        }
-    }
+    ended: UnsafeCell<bool>,
 }
 
 impl Life {
@@ -69,7 +60,7 @@ impl Life {
     pub fn look(&self) {
         // SAFETY: the cell is written by `end` alone, and loom fails the model when that races or came before.
         #[cfg(loom)]
-        self.alive.with(|alive| assert!(unsafe { *alive }, "a look at what was freed"));
+        self.ended.with(|ended| assert!(!unsafe { *ended }, "a look at what was freed"));
     }
 
     /// Frees `owner`, whose life this is. In a model its memory stays, so that a late look finds the flag.
@@ -79,7 +70,7 @@ impl Life {
         {
             let owner = Box::leak(owner);
             // SAFETY: nobody else writes the cell, and loom fails the model when somebody reads it.
-            life(owner).alive.with_mut(|alive| unsafe { *alive = false });
+            life(owner).ended.with_mut(|ended| unsafe { *ended = true });
         }
         #[cfg(not(loom))]
         {
