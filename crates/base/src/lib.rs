@@ -1,14 +1,18 @@
 //! The ground that every layer stands on: ids, revisions, time that comes in as a value, checksums, seeded
-//! randomness, bounded rings, varints, and every limit with its unit and reason.
+//! randomness, bounded rings, sleep announcements, varints, and every limit with its unit and reason.
 //!
 //! Must not know anything else of the project. Reads no clock and no entropy: callers hand both in.
 
 pub mod bug;
 pub mod limits;
+#[cfg(all(test, loom))]
+mod models;
 mod outbox;
 mod random;
 mod revision;
 pub mod ring;
+pub mod sleep;
+pub mod sync;
 mod token;
 pub mod varint;
 

@@ -4,10 +4,10 @@
 //! consumer, all others to the producer. Neither side ever waits: a full push gives the value back. Waking the
 //! other side is not done here (see `server`): it costs a system call and is done once a batch.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sync::{Arc, AtomicUsize, Ordering, UnsafeCell};
 
 /// Keeps the two counters off one cache line (two lines: adjacent-line prefetch).
 #[repr(align(128))]
@@ -26,12 +26,12 @@ unsafe impl<T: Send> Send for Shared<T> {}
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        let head = *self.head.0.get_mut();
-        let tail = *self.tail.0.get_mut();
+        let head = self.head.0.load(Ordering::Relaxed);
+        let tail = self.tail.0.load(Ordering::Relaxed);
         for position in head..tail {
-            let slot = &mut self.slots[position % self.slots.len()];
+            let slot = &self.slots[position % self.slots.len()];
             // SAFETY: slots of head..tail are initialised, and this is the only reference left.
-            unsafe { slot.get_mut().assume_init_drop() };
+            slot.with_mut(|slot| unsafe { (*slot).assume_init_drop() });
         }
     }
 }
@@ -76,9 +76,11 @@ impl<T: Send> Producer<T> {
         if tail - self.head_seen.get() == capacity && self.free() == 0 {
             return Err(value);
         }
-        let slot = self.shared.slots[tail % capacity].get();
+        let slot = &self.shared.slots[tail % capacity];
         // SAFETY: the slot at `tail` is outside head..tail, so it belongs to this, the only producer.
-        unsafe { (*slot).write(value) };
+        slot.with_mut(|slot| unsafe {
+            (*slot).write(value);
+        });
         self.tail.set(tail + 1);
         self.shared.tail.0.store(tail + 1, Ordering::Release);
         Ok(())
@@ -99,16 +101,16 @@ impl<T: Send> Consumer<T> {
         }
         let head = self.head.get();
         assert!(head < self.tail_seen.get(), "a slot is popped once");
-        let slot = self.shared.slots[head % self.shared.slots.len()].get();
+        let slot = &self.shared.slots[head % self.shared.slots.len()];
         // SAFETY: head < tail, so the slot is initialised and belongs to this, the only consumer.
-        let value = unsafe { (*slot).assume_init_read() };
+        let value = slot.with(|slot| unsafe { (*slot).assume_init_read() });
         self.head.set(head + 1);
         self.shared.head.0.store(head + 1, Ordering::Release);
         Some(value)
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -11,9 +11,12 @@
 //! batch is published. Only threads beside the cores ever wait (status, hash, export).
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::ThreadId;
+use std::sync::PoisonError;
+
+use base::sync::thread::{self, ThreadId};
+use base::sync::{
+    Arc, AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Life, Mutex, MutexGuard, Ordering, fence,
+};
 
 use crate::order::{Order, TreeSpec};
 use crate::space::Space;
@@ -38,7 +41,21 @@ pub(crate) struct Root {
     pub trees: Box<[TreeRoot]>,
 }
 
+/// A root that readers may reach by pointer.
+struct PublishedRoot {
+    root: Root,
+    life: Life,
+}
+
+impl PublishedRoot {
+    fn new(root: Root) -> PublishedRoot {
+        PublishedRoot { root, life: Life::default() }
+    }
+}
+
 const IDLE: u64 = u64::MAX;
+/// A model has few threads, and each of its atomics costs it time.
+const SLOTS: usize = if cfg!(loom) { 3 } else { base::limits::PIN_SLOTS };
 
 /// One reader's line; two lines, as neighbours are fetched in pairs.
 #[repr(align(128))]
@@ -46,10 +63,10 @@ struct Pin(AtomicU64);
 
 /// What the writer and all readers share.
 pub struct Readers {
-    space: Arc<Space>,
+    space: std::sync::Arc<Space>,
     specs: &'static [TreeSpec],
     orders: Box<[Order]>,
-    root: AtomicPtr<Root>,
+    root: AtomicPtr<PublishedRoot>,
     published: AtomicU64,
     /// The writer changes what the published root reaches.
     closed: AtomicBool,
@@ -60,29 +77,29 @@ pub struct Readers {
     taken: AtomicUsize,
     vacant: Mutex<Vec<usize>>,
     /// Roots that a pin may still reach, with the publication that superseded each. The writer's alone.
-    superseded: Mutex<VecDeque<(u64, Box<Root>)>>,
+    superseded: Mutex<VecDeque<(u64, Box<PublishedRoot>)>>,
 }
 
 impl Readers {
-    pub(crate) fn new(space: Arc<Space>, specs: &'static [TreeSpec], root: Root) -> Readers {
+    pub(crate) fn new(space: std::sync::Arc<Space>, specs: &'static [TreeSpec], root: Root) -> Readers {
         let orders = specs.iter().map(|spec| Order::from(spec.order)).collect();
-        let pins = (0..base::limits::PIN_SLOTS).map(|_| Pin(AtomicU64::new(IDLE))).collect();
+        let pins = (0..SLOTS).map(|_| Pin(AtomicU64::new(IDLE))).collect();
         Readers {
             space,
             specs,
             orders,
             published: AtomicU64::new(root.publication),
-            root: AtomicPtr::new(Box::into_raw(Box::new(root))),
+            root: AtomicPtr::new(Box::into_raw(Box::new(PublishedRoot::new(root)))),
             closed: AtomicBool::new(false),
             writer: Mutex::new(None),
             pins,
             taken: AtomicUsize::new(0),
-            vacant: Mutex::new((0..base::limits::PIN_SLOTS).rev().collect()),
+            vacant: Mutex::new((0..SLOTS).rev().collect()),
             superseded: Mutex::new(VecDeque::new()),
         }
     }
 
-    pub(crate) fn space(&self) -> &Arc<Space> {
+    pub(crate) fn space(&self) -> &std::sync::Arc<Space> {
         &self.space
     }
 
@@ -101,19 +118,16 @@ impl Readers {
     }
 
     /// A reader for the calling thread. Panics when all of `PIN_SLOTS` are taken: threads are counted at start.
+    #[cfg(not(loom))]
     pub fn register(self: &Arc<Self>) -> Reader {
-        let slot = self.vacant.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let slot = slot.expect("more threads read the tree than PIN_SLOTS allows");
-        self.taken.fetch_max(slot + 1, Ordering::SeqCst);
-        let line = ReaderLine { readers: self.clone(), slot, held: Mutex::new(Vec::new()) };
-        Reader { line: Arc::new(line) }
+        Reader::of(self)
     }
 
     /// Makes `root` what new pins get. The writer's alone.
     pub(crate) fn publish(&self, root: Root) {
         let number = root.publication;
         assert!(number > self.published.load(Ordering::Relaxed), "publications count upwards");
-        let old = self.root.swap(Box::into_raw(Box::new(root)), Ordering::AcqRel);
+        let old = self.root.swap(Box::into_raw(Box::new(PublishedRoot::new(root))), Ordering::AcqRel);
         // SAFETY: the pointer came from `Box::into_raw`, and swapping it out made this its only owner; readers that
         // pinned it keep it alive through `superseded`.
         let old = unsafe { Box::from_raw(old) };
@@ -135,7 +149,7 @@ impl Readers {
     /// Keeps new pins away until [`Readers::open`]. False, and they are not, when one stands. The writer's alone.
     pub(crate) fn close(&self) -> bool {
         assert!(!self.closed.load(Ordering::Relaxed), "the gate is closed once a batch");
-        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current().id());
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
         self.closed.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         let taken = self.taken.load(Ordering::SeqCst);
@@ -154,8 +168,8 @@ impl Readers {
     fn wait_until_open(&self) {
         let writer = *self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         while self.closed.load(Ordering::Acquire) {
-            assert!(writer != Some(std::thread::current().id()), "the writer pins between its batches only");
-            std::thread::yield_now();
+            assert!(writer != Some(thread::current().id()), "the writer pins between its batches only");
+            thread::yield_now();
         }
     }
 
@@ -163,7 +177,8 @@ impl Readers {
     pub(crate) fn free_roots(&self, bound: u64) {
         let mut superseded = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
         while superseded.front().is_some_and(|(number, _)| *number <= bound) {
-            superseded.pop_front();
+            let (_, root) = superseded.pop_front().expect("as just seen");
+            Life::end(root, |root| &root.life);
         }
     }
 }
@@ -171,7 +186,7 @@ impl Readers {
 impl Drop for Readers {
     fn drop(&mut self) {
         // SAFETY: from `Box::into_raw`, and nobody else is left.
-        drop(unsafe { Box::from_raw(*self.root.get_mut()) });
+        drop(unsafe { Box::from_raw(self.root.load(Ordering::Relaxed)) });
     }
 }
 
@@ -188,7 +203,7 @@ impl ReaderLine {
         &self.readers.pins[self.slot].0
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Vec<(u64, usize)>> {
+    fn held(&self) -> MutexGuard<'_, Vec<(u64, usize)>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -206,6 +221,15 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// The body of [`Readers::register`], which loom's `Arc` cannot be the receiver of.
+    pub(crate) fn of(readers: &Arc<Readers>) -> Reader {
+        let slot = readers.vacant.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let slot = slot.expect("more threads read the tree than PIN_SLOTS allows");
+        readers.taken.fetch_max(slot + 1, Ordering::SeqCst);
+        let line = ReaderLine { readers: readers.clone(), slot, held: Mutex::new(Vec::new()) };
+        Reader { line: Arc::new(line) }
+    }
+
     /// Pins the last published root: nothing that it reaches changes or goes until the snapshot is dropped.
     pub fn pin(&self) -> Snapshot {
         let readers = &self.line.readers;
@@ -237,7 +261,10 @@ impl Reader {
         // is at least as new, and a root goes only when every pin has reached the publication that superseded it.
         let root = readers.root.load(Ordering::Acquire);
         // SAFETY: as just said, the root is alive.
-        let number = unsafe { (*root).publication };
+        let number = unsafe {
+            (*root).life.look();
+            (*root).root.publication
+        };
         let last = held.last_mut().expect("at least the entry made above");
         assert!(number >= last.0, "roots count upwards");
         if last.1 == 0 || last.0 == number {
@@ -258,7 +285,7 @@ impl Reader {
 /// One published root, kept until this is dropped. A snapshot held for long holds back the reuse of pages.
 pub struct Snapshot {
     line: Arc<ReaderLine>,
-    root: *const Root,
+    root: *const PublishedRoot,
     pinned: u64,
 }
 
@@ -272,7 +299,9 @@ impl Snapshot {
     #[inline]
     fn root(&self) -> &Root {
         // SAFETY: the pin that this snapshot holds keeps the root alive, and it is immutable.
-        unsafe { &*self.root }
+        let published = unsafe { &*self.root };
+        published.life.look();
+        &published.root
     }
 
     #[inline]
@@ -315,7 +344,11 @@ impl Drop for Snapshot {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+#[path = "pins_models.rs"]
+mod models;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::{Options, Store};

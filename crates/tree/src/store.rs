@@ -98,7 +98,7 @@ impl Path {
 }
 
 pub struct Store {
-    pub(crate) readers: Arc<Readers>,
+    pub(crate) readers: base::sync::Arc<Readers>,
     pub(crate) writer: PageWriter,
     pub(crate) pages: Pages,
     /// The open batch: its number is that of the publication it will be.
@@ -140,7 +140,7 @@ impl Store {
         let mut working = published.clone();
         working.publication += 1;
         Store {
-            readers: Arc::new(Readers::new(space.clone(), specs, published)),
+            readers: base::sync::Arc::new(Readers::new(space.clone(), specs, published)),
             writer: PageWriter::new(space),
             pages,
             working,
@@ -163,7 +163,7 @@ impl Store {
     }
 
     /// What readers on other threads start from.
-    pub fn readers(&self) -> Arc<Readers> {
+    pub fn readers(&self) -> base::sync::Arc<Readers> {
         self.readers.clone()
     }
 

@@ -1,12 +1,12 @@
 //! Wakes a core that sleeps in its ring: an eventfd, rung only when the core said that it sleeps.
 //!
-//! The order matters on both sides. Sleeper: announce, then look once more for work, then sleep. Waker: put the
-//! work where the sleeper looks, then ring. With sequentially consistent announcements one of the two sees the other.
+//! Who must wake whom, and why no wake-up is lost, is [`base::sleep`]'s; here are the descriptor and its system calls.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use base::sleep::SleepFlag;
 
 #[derive(Clone)]
 pub struct Doorbell {
@@ -15,7 +15,7 @@ pub struct Doorbell {
 
 struct Inner {
     fd: OwnedFd,
-    asleep: AtomicBool,
+    sleep: SleepFlag,
 }
 
 impl Doorbell {
@@ -27,7 +27,7 @@ impl Doorbell {
         }
         // SAFETY: a fresh descriptor that nobody else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Doorbell { inner: Arc::new(Inner { fd, asleep: AtomicBool::new(false) }) })
+        Ok(Doorbell { inner: Arc::new(Inner { fd, sleep: SleepFlag::default() }) })
     }
 
     pub fn fd(&self) -> RawFd {
@@ -36,12 +36,12 @@ impl Doorbell {
 
     /// By the sleeper: from now on rings cost a system call. Look for work once more before sleeping.
     pub fn announce_sleep(&self) {
-        self.inner.asleep.store(true, Ordering::SeqCst);
+        self.inner.sleep.announce_sleep();
     }
 
     /// By the sleeper, awake again.
     pub fn announce_awake(&self) {
-        self.inner.asleep.store(false, Ordering::SeqCst);
+        self.inner.sleep.announce_awake();
     }
 
     /// By the sleeper, when its poll fired: empties the descriptor.
@@ -53,11 +53,10 @@ impl Doorbell {
 
     /// By anyone who has put work down.
     pub fn ring(&self) {
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if self.inner.asleep.load(Ordering::SeqCst) && self.inner.asleep.swap(false, Ordering::SeqCst) {
+        self.inner.sleep.ring(|| {
             let one = 1u64.to_ne_bytes();
             // SAFETY: writes 8 bytes from an array of 8; a full counter means that the sleeper will wake anyway.
             unsafe { libc::write(self.fd(), one.as_ptr().cast(), one.len()) };
-        }
+        });
     }
 }
