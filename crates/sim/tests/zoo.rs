@@ -1,6 +1,6 @@
 //! Every bug of the zoo is found by the seeds that stand in its table, and nothing without one.
 //!
-//! `cargo test --release -p mainstay-sim --features zoo --test zoo -- --nocapture` prints seed, bug and failing step.
+//! `cargo test --profile sim -p mainstay-sim --features zoo --test zoo -- --nocapture` prints seed, bug and failing step.
 //! ZOO_THREADS (2): how many bugs are tried at once.
 
 use std::collections::BTreeSet;
