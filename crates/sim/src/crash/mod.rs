@@ -58,7 +58,8 @@ pub enum Script {
     Growth,
     /// A member whose history is compacted while it is written.
     Compaction,
-    /// The log alone, restarted from snapshots that take its place.
+    /// The log alone, restarted from snapshots that take its place. (What writes snapshots for clients has no file in the
+    /// data directory, so a crash has nothing of it to keep.)
     Snapshot,
     /// A member with everything: puts, transactions, deletes, leases that end, compactions, checkpoints, kills.
     Replica,
