@@ -132,6 +132,12 @@ impl Readers {
         oldest.unwrap_or(IDLE).min(last)
     }
 
+    /// How many readers hold a snapshot at this moment.
+    pub fn pinned(&self) -> usize {
+        let taken = self.taken.load(Ordering::SeqCst);
+        self.pins[..taken].iter().filter(|pin| pin.0.load(Ordering::Acquire) != IDLE).count()
+    }
+
     /// Keeps new pins away until [`Readers::open`]. False, and they are not, when one stands. The writer's alone.
     pub(crate) fn close(&self) -> bool {
         assert!(!self.closed.load(Ordering::Relaxed), "the gate is closed once a batch");
@@ -206,6 +212,11 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// [`Readers::pinned`] of all readers of this store.
+    pub fn all_pinned(&self) -> usize {
+        self.line.readers.pinned()
+    }
+
     /// Pins the last published root: nothing that it reaches changes or goes until the snapshot is dropped.
     pub fn pin(&self) -> Snapshot {
         let readers = &self.line.readers;
