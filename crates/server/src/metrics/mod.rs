@@ -31,11 +31,13 @@
 //! | `format` | Prometheus' text |
 //! | `families` | from cells to samples |
 //! | `slow` | the log's line for a call that took long |
+//! | `request_text` | what that line shows of the request |
 
 mod families;
 mod format;
 mod groups;
 mod process;
+mod request_text;
 pub mod slow;
 mod table;
 #[cfg(test)]
