@@ -262,14 +262,14 @@ impl Shard {
             }
             Response::DeleteRange(mut message) => {
                 message.header = self.fill(message.header);
-                self.answer(out, stream, rpc, &message);
+                self.answer_counted(out, stream, rpc, &message, u64::try_from(message.deleted).unwrap_or(0));
             }
             Response::Txn(mut message) => {
                 if message.succeeded {
                     self.meter.put_bytes.add(u64::from(self.calls[position].held.put_bytes));
                 }
                 message.header = self.fill(message.header);
-                self.answer(out, stream, rpc, &message);
+                self.answer_counted(out, stream, rpc, &message, message.responses.len() as u64);
             }
             Response::Compact(mut message) => {
                 message.header = self.fill(None);

@@ -138,9 +138,8 @@ impl Shard {
                 Err(error) => self.fail(out, stream, Rpc::Range, &error),
                 Ok(answer) => {
                     let header = self.header_at(answer.revision);
-                    self.release(out, stream);
-                    out.unary(stream, |buffer| answer.encode(&header, buffer));
-                    self.finished(Rpc::Range, 0);
+                    let count = u64::try_from(answer.count).unwrap_or(0);
+                    self.answer_with(out, stream, Rpc::Range, count, |buffer| answer.encode(&header, buffer));
                 }
             },
         }

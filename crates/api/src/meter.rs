@@ -10,7 +10,7 @@ mod versions;
 
 pub use cells::{Counter, Gauge, Histogram};
 pub use operation::{ByOperation, Operation};
-pub use turn::{Opening, Slow};
+pub use turn::{Answer, Opening, Slow};
 pub use versions::{CLIENT_VERSIONS, ClientVersions};
 
 use crate::calls::{Rpc, TABLE};

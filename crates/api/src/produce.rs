@@ -131,9 +131,8 @@ impl Shard {
             };
             let header = self.header_at(cursor.header_revision());
             let answer = mvcc::RangeAnswer { revision: header.revision, count, more: probe.more(), rows };
-            self.release(out, stream);
-            out.unary(stream, |buffer| answer.encode(&header, buffer));
-            return self.finished(Rpc::Range, 0);
+            let count = u64::try_from(answer.count).unwrap_or(0);
+            return self.answer_with(out, stream, Rpc::Range, count, |buffer| answer.encode(&header, buffer));
         }
         let snapshot = snapshot.clone();
         let state = Starting { source: Source::new(snapshot, cursor, self.now), filtered };

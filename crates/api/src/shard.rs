@@ -293,8 +293,38 @@ impl Shard {
         rpc: Rpc,
         message: &M,
     ) {
+        self.answer_counted(out, stream, rpc, message, 0);
+    }
+
+    /// `count`: what [`crate::meter::Answer`] says of it.
+    pub(crate) fn answer_counted<M: prost::Message>(
+        &mut self,
+        out: &mut Outbound,
+        stream: u32,
+        rpc: Rpc,
+        message: &M,
+        count: u64,
+    ) {
+        self.answer_with(out, stream, rpc, count, |buffer| message.encode(buffer).expect("a vector grows"));
+    }
+
+    /// Answers with the message that `encode` appends.
+    pub(crate) fn answer_with(
+        &mut self,
+        out: &mut Outbound,
+        stream: u32,
+        rpc: Rpc,
+        count: u64,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
         self.release(out, stream);
-        out.unary(stream, |buffer| message.encode(buffer).expect("a vector grows"));
+        let mut bytes = 0;
+        out.unary(stream, |buffer| {
+            let before = buffer.len();
+            encode(buffer);
+            bytes = buffer.len() - before;
+        });
+        self.turn.answered(count, bytes);
         self.finished(rpc, 0);
     }
 

@@ -8,7 +8,7 @@ use mvcc::event::EventBatch;
 use proto::Error;
 use proto::etcdserverpb as pb;
 
-pub use crate::request::Request;
+pub use crate::request::{Request, RequestKind};
 
 /// A write on its way into the log.
 pub struct Proposal {
@@ -100,16 +100,44 @@ pub enum Action {
 /// Things that an operator wants to read about, with the numbers that matter.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Note {
-    BecameLeader { term: u64 },
-    CompactionScheduled { revision: i64 },
-    CompactionFinished { revision: i64 },
-    CheckpointStarted { dirty_bytes: u64 },
-    CheckpointFinished { index: u64 },
-    AlarmRaised { alarm: &'static str, member: u64 },
-    AlarmDisarmed { alarm: &'static str, member: u64 },
-    ClusterVersion { version: String },
-    LeaseExpired { id: LeaseId },
-    NoRoomOnDisk { wanted_bytes: u64 },
+    BecameLeader {
+        term: u64,
+    },
+    CompactionScheduled {
+        revision: i64,
+    },
+    CompactionFinished {
+        revision: i64,
+    },
+    CheckpointStarted {
+        dirty_bytes: u64,
+    },
+    CheckpointFinished {
+        index: u64,
+    },
+    AlarmRaised {
+        alarm: &'static str,
+        member: u64,
+    },
+    AlarmDisarmed {
+        alarm: &'static str,
+        member: u64,
+    },
+    ClusterVersion {
+        version: String,
+    },
+    LeaseExpired {
+        id: LeaseId,
+    },
+    NoRoomOnDisk {
+        wanted_bytes: u64,
+    },
+    /// An entry was applied for which nobody waits: this member's own (an expired lease's end, a cluster version, an alarm,
+    /// an automatic compaction), or one of an earlier life. `refused`: it changed nothing.
+    AppliedUnasked {
+        kind: RequestKind,
+        refused: bool,
+    },
 }
 
 /// The end of a call that went through the log core.

@@ -25,7 +25,7 @@ mod waiting;
 pub use autocompact::AutoCompaction;
 pub use checkpoint::Policy as CheckpointPolicy;
 pub use cluster::{Member, cluster_id, founding_member};
-pub use event::{Action, Event, HashJob, Note, Outcome, Proposal, Request, Response};
+pub use event::{Action, Event, HashJob, Note, Outcome, Proposal, Request, RequestKind, Response};
 pub use machine::{Options, Replica};
 pub use open::{LOG_DIR, OpenError, OpenReport, Start, open};
 pub use published::{Published, QUOTA_DEFAULT_BYTES};

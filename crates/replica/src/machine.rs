@@ -357,7 +357,9 @@ impl Replica {
             // Another member's, or one of an earlier life, or the replica's own.
             let (_, request) = Request::decode(&entry.data)
                 .unwrap_or_else(|error| panic!("a committed entry does not decode: {error}"));
-            if let Err(error) = self.state.apply(&request, self.now, actions) {
+            let result = self.state.apply(&request, self.now, actions);
+            note_unasked(&request, &result, actions);
+            if let Err(error) = result {
                 self.note_refusal(&error, None, actions);
             }
             self.applied_own(&request, entry, actions);
@@ -369,6 +371,9 @@ impl Replica {
             "what is applied is what was logged"
         );
         let result = self.state.apply(&proposed.request, self.now, actions);
+        if proposed.token.is_none() {
+            note_unasked(&proposed.request, &result, actions);
+        }
         self.applied_own(&proposed.request, entry, actions);
         let refused = result.as_ref().err();
         if let Some(error) = refused.filter(|error| **error == errors::NO_SPACE) {
@@ -640,6 +645,10 @@ impl Replica {
         }
         actions.push(Action::Stopped);
     }
+}
+
+fn note_unasked(request: &Request, result: &Result<Response, proto::Error>, actions: &mut Vec<Action>) {
+    actions.push(Action::Note(Note::AppliedUnasked { kind: request.kind(), refused: result.is_err() }));
 }
 
 fn entry_kind(kind: EntryType) -> u8 {

@@ -21,6 +21,24 @@ pub enum Request {
     Other(Box<pb::InternalRaftRequest>),
 }
 
+/// What a request is, for whoever counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    Put,
+    DeleteRange,
+    Txn,
+    Compaction,
+    LeaseGrant,
+    LeaseRevoke,
+    LeaseCheckpoint,
+    Alarm,
+    ClusterVersionSet,
+    ClusterMemberAttrSet,
+    DowngradeInfoSet,
+    /// Of users and roles, or unknown to this version.
+    Other,
+}
+
 impl From<pb::InternalRaftRequest> for Request {
     /// The message's one request; its header is dropped.
     fn from(mut message: pb::InternalRaftRequest) -> Request {
@@ -65,6 +83,27 @@ pub fn entry_header_bytes(member: MemberId) -> usize {
 }
 
 impl Request {
+    pub fn kind(&self) -> RequestKind {
+        match self {
+            Request::Put(_) => RequestKind::Put,
+            Request::DeleteRange(_) => RequestKind::DeleteRange,
+            Request::Txn(_) => RequestKind::Txn,
+            Request::Compaction(_) => RequestKind::Compaction,
+            Request::LeaseGrant(_) => RequestKind::LeaseGrant,
+            Request::LeaseRevoke(_) => RequestKind::LeaseRevoke,
+            Request::Alarm(_) => RequestKind::Alarm,
+            Request::Other(message) if message.lease_checkpoint.is_some() => RequestKind::LeaseCheckpoint,
+            Request::Other(message) if message.cluster_version_set.is_some() => {
+                RequestKind::ClusterVersionSet
+            }
+            Request::Other(message) if message.cluster_member_attr_set.is_some() => {
+                RequestKind::ClusterMemberAttrSet
+            }
+            Request::Other(message) if message.downgrade_info_set.is_some() => RequestKind::DowngradeInfoSet,
+            Request::Other(_) => RequestKind::Other,
+        }
+    }
+
     /// Bytes of the message without its header.
     pub fn encoded_len(&self) -> usize {
         match self {

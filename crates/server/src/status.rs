@@ -46,6 +46,8 @@ impl Status {
 
     fn facts(&self) -> Facts {
         let published = &self.published;
+        // Before this takes one itself.
+        let pins = self.reader.lock().unwrap_or_else(PoisonError::into_inner).all_pinned() as u64;
         let of_cluster = Facts {
             member_id: published.member_id,
             leader: published.leader(),
@@ -55,6 +57,7 @@ impl Status {
             applied: published.applied(),
             db_bytes: published.file_bytes(),
             db_bytes_in_use: published.used_bytes(),
+            pins,
             ..Facts::default()
         };
         self.with_view(|view| {

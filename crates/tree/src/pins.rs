@@ -146,6 +146,12 @@ impl Readers {
         oldest.unwrap_or(IDLE).min(last)
     }
 
+    /// How many readers hold a snapshot at this moment.
+    pub fn pinned(&self) -> usize {
+        let taken = self.taken.load(Ordering::SeqCst);
+        self.pins[..taken].iter().filter(|pin| pin.0.load(Ordering::Acquire) != IDLE).count()
+    }
+
     /// Keeps new pins away until [`Readers::open`]. False, and they are not, when one stands. The writer's alone.
     pub(crate) fn close(&self) -> bool {
         assert!(!self.closed.load(Ordering::Relaxed), "the gate is closed once a batch");
@@ -228,6 +234,11 @@ impl Reader {
         readers.taken.fetch_max(slot + 1, Ordering::SeqCst);
         let line = ReaderLine { readers: readers.clone(), slot, held: Mutex::new(Vec::new()) };
         Reader { line: Arc::new(line) }
+    }
+
+    /// [`Readers::pinned`] of all readers of this store.
+    pub fn all_pinned(&self) -> usize {
+        self.line.readers.pinned()
     }
 
     /// Pins the last published root: nothing that it reaches changes or goes until the snapshot is dropped.

@@ -22,7 +22,8 @@ pub struct Opening {
 }
 
 impl Opening {
-    const BYTES: usize = 60;
+    /// The keys of a transaction of Kubernetes, which come before its values.
+    const BYTES: usize = 252;
 
     fn of(message: &[u8]) -> Opening {
         let mut bytes = [0; Opening::BYTES];
@@ -71,6 +72,17 @@ pub struct Slow {
     pub rpc: Rpc,
     pub took_us: u64,
     pub request: Opening,
+    /// `None` where the call failed, or its answer was sent piece by piece.
+    pub answer: Option<Answer>,
+}
+
+/// What a call was answered, as the log shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Keys found or deleted, operations of a transaction done; 0 for all else.
+    pub count: u64,
+    /// Of the message.
+    pub bytes: usize,
 }
 
 /// Slow calls that are remembered between two looks at them: the log shows these and forgets the rest.
@@ -99,6 +111,8 @@ pub(crate) struct Turn {
     /// In those of `events`.
     event_count: u64,
     pub slow: Vec<Slow>,
+    /// Of the call that is being ended.
+    answer: Option<Answer>,
 }
 
 impl Turn {
@@ -134,6 +148,11 @@ impl Turn {
         self.released = Some((token, held));
     }
 
+    /// The call that is being ended is answered this.
+    pub fn answered(&mut self, count: u64, bytes: usize) {
+        self.answer = Some(Answer { count, bytes });
+    }
+
     /// A call ended with this code.
     pub fn finished(&mut self, meter: &Meter, rpc: Rpc, code: usize) {
         let code = if code < super::CODES { code } else { 2 };
@@ -143,17 +162,25 @@ impl Turn {
             meter.messages_sent[rpc as usize].inc();
         }
         let released = self.released.take();
+        let answer = self.answer.take();
         meter.defrags.add(-i64::from(rpc == Rpc::Defragment && released.is_some()));
         match released {
             Some((token, held)) if held.proposed || held.since_us != self.now_us => {
-                self.held_finished(meter, rpc, code, token, held);
+                self.held_finished(meter, rpc, code, (token, held), answer);
             }
             // With the log core on the same thread, what it answers from memory is back within the turn.
             _ => self.instant.push((rpc, code as u8)),
         }
     }
 
-    fn held_finished(&mut self, meter: &Meter, rpc: Rpc, code: usize, token: CallToken, held: Held) {
+    fn held_finished(
+        &mut self,
+        meter: &Meter,
+        rpc: Rpc,
+        code: usize,
+        (token, held): (CallToken, Held),
+        answer: Option<Answer>,
+    ) {
         let took_us = self.now_us.saturating_sub(held.since_us);
         let took_ns = took_us.saturating_mul(1000);
         let ok = code == 0;
@@ -185,7 +212,7 @@ impl Turn {
             _ => {}
         }
         if rpc.shape() == Shape::Unary && took_us > self.slow_us && self.slow.len() < SLOW_MAX {
-            self.slow.push(Slow { token, rpc, took_us, request: held.request });
+            self.slow.push(Slow { token, rpc, took_us, request: held.request, answer });
         }
     }
 
@@ -329,7 +356,7 @@ mod tests {
         let mut put = turn.hold();
         put.proposed = true;
         meter.proposals_pending.add(1);
-        put.keep(&[7; 100]);
+        put.keep(&[7; 300]);
         let mut lost = turn.hold();
         lost.proposed = true;
         meter.proposals_pending.add(1);
@@ -342,6 +369,7 @@ mod tests {
         turn.release(&meter, TOKEN, lost);
         turn.finished(&meter, Rpc::DeleteRange, UNAVAILABLE);
         turn.release(&meter, TOKEN, read);
+        turn.answered(3, 40);
         turn.finished(&meter, Rpc::Range, 0);
         assert_eq!(
             requests(&meter),
@@ -355,7 +383,8 @@ mod tests {
         assert_eq!((meter.barriers_failed.get(), meter.barriers_slow.get()), (0, 0));
         assert_eq!(turn.slow.len(), 3);
         assert_eq!((turn.slow[0].rpc, turn.slow[0].took_us), (Rpc::Put, 3000));
-        assert_eq!(turn.slow[0].request.message_bytes(), 100);
+        assert_eq!((turn.slow[0].answer, turn.slow[2].answer), (None, Some(Answer { count: 3, bytes: 40 })));
+        assert_eq!(turn.slow[0].request.message_bytes(), 300);
         assert_eq!(turn.slow[0].request.bytes(), [7; Opening::BYTES]);
         // The range itself was done now, and only that is its share.
         turn.share(&meter, 4050);

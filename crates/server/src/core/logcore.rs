@@ -292,7 +292,7 @@ impl LogCore {
                 }
             }
             Action::Note(note) => {
-                self.metrics.note(&note);
+                self.metrics.note(&note, self.share_ns);
                 self.compactions.note(&note, &self.metrics);
                 log_note(&note);
             }
@@ -319,6 +319,8 @@ fn log_note(note: &Note) {
         }
         Note::ClusterVersion { version } => tracing::info!(cluster_version = version, "set cluster version"),
         Note::LeaseExpired { id } => tracing::debug!(lease = format!("{id:x}"), "lease expired"),
+        // A count, no line.
+        Note::AppliedUnasked { .. } => {}
         Note::NoRoomOnDisk { wanted_bytes } => {
             tracing::warn!(wanted_bytes, "no room left on the disk of the data directory")
         }

@@ -4,8 +4,9 @@
 //! checkpoint. Times come from one reading of the clock before and one after a turn that has work, and are shared
 //! evenly by the entries that the turn applied.
 //!
-//! The replica answers whoever proposed. So an entry that failed, or whose proposer nobody waits for (this member's
-//! own), is not told apart by operation here; nor are the keys that the end of a lease deletes among the deletes.
+//! The replica answers whoever proposed, and notes what nobody waits for (this member's own entries). An entry that
+//! somebody waits for and that failed is not told apart by operation here; nor are the keys that the end of a lease
+//! deletes among the deletes.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use api::meter::{ByOperation, Counter, Gauge, Histogram, Operation};
 use base::Revision;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::response_op::Response as OpResponse;
-use replica::{Note, Outcome, Response};
+use replica::{Note, Outcome, RequestKind, Response};
 
 const MS: u64 = 1_000_000;
 
@@ -130,8 +131,14 @@ impl CoreMeter {
         self.txns.add(u64::from(counts.puts + counts.deletes + counts.ranges > 1));
     }
 
-    pub fn note(&self, note: &Note) {
+    /// An entry that the note is of took `share_ns` to apply.
+    pub fn note(&self, note: &Note, share_ns: u64) {
         match note {
+            Note::AppliedUnasked { kind, refused } => {
+                if let Some(operation) = operation_of(*kind) {
+                    self.applies.observe(operation, !refused, share_ns);
+                }
+            }
             Note::BecameLeader { .. } => self.leader_changes.inc(),
             // The lease is revoked by a proposal of this member's own, which nobody waits for.
             Note::LeaseExpired { .. } => {
@@ -153,6 +160,23 @@ impl CoreMeter {
         }
         took.as_nanos() as u64 / applied
     }
+}
+
+fn operation_of(kind: RequestKind) -> Option<Operation> {
+    Some(match kind {
+        RequestKind::Put => Operation::Put,
+        RequestKind::DeleteRange => Operation::DeleteRange,
+        RequestKind::Txn => Operation::Txn,
+        RequestKind::Compaction => Operation::Compaction,
+        RequestKind::LeaseGrant => Operation::LeaseGrant,
+        RequestKind::LeaseRevoke => Operation::LeaseRevoke,
+        RequestKind::LeaseCheckpoint => Operation::LeaseCheckpoint,
+        RequestKind::Alarm => Operation::Alarm,
+        RequestKind::ClusterVersionSet => Operation::ClusterVersionSet,
+        RequestKind::ClusterMemberAttrSet => Operation::ClusterMemberAttrSet,
+        RequestKind::DowngradeInfoSet => Operation::DowngradeInfoSet,
+        RequestKind::Other => return None,
+    })
 }
 
 /// What a transaction did, nested ones included.
@@ -285,7 +309,7 @@ mod tests {
         answered(&meter, Response::LeaseRenewed { id: 1, ttl_s: Some(100), revision: 1 });
         answered(&meter, Response::LeaseRenewed { id: 1, ttl_s: None, revision: 1 });
         answered(&meter, Response::LeaseRevoke(Default::default()));
-        meter.note(&Note::LeaseExpired { id: 2 });
+        meter.note(&Note::LeaseExpired { id: 2 }, 0);
         let counts =
             [&meter.leases_granted, &meter.leases_renewed, &meter.leases_revoked, &meter.leases_expired];
         assert_eq!(counts.map(Counter::get), [1, 1, 2, 1]);
@@ -327,6 +351,31 @@ mod tests {
         assert_eq!(meter.compaction_keys.get(), 2);
         assert_eq!((meter.compaction_total.count(), meter.compaction_step.count()), (1, 1));
         assert!(meter.compaction_last.get() > 0);
+    }
+
+    #[test]
+    fn entries_that_nobody_waits_for_are_applies() {
+        let meter = CoreMeter::default();
+        for (kind, refused) in [
+            (RequestKind::LeaseRevoke, false),
+            (RequestKind::LeaseRevoke, true),
+            (RequestKind::ClusterVersionSet, false),
+            (RequestKind::ClusterMemberAttrSet, false),
+            (RequestKind::Other, false),
+        ] {
+            meter.note(&Note::AppliedUnasked { kind, refused }, 150_000);
+        }
+        let mut used: Vec<_> =
+            meter.applies.used().map(|(name, ok, cell)| (name, ok, cell.count())).collect();
+        used.sort_unstable();
+        let own = [
+            ("ClusterMemberAttrSet", true, 1),
+            ("ClusterVersionSet", true, 1),
+            ("LeaseRevoke", false, 1),
+            ("LeaseRevoke", true, 1),
+        ];
+        assert_eq!(used, own);
+        assert_eq!(meter.leases_revoked.get(), 0, "counted when the lease expired");
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub(super) fn unix_us() -> i64 {
 }
 
 /// `2006-01-02T15:04:05.000000Z0700` in Go's terms.
-fn timestamp(unix_us: i64, offset_s: i32) -> String {
+pub(super) fn timestamp(unix_us: i64, offset_s: i32) -> String {
     let local_us = unix_us + i64::from(offset_s) * 1_000_000;
     let (seconds, micros) = (local_us.div_euclid(1_000_000), local_us.rem_euclid(1_000_000));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));

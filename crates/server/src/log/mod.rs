@@ -150,6 +150,11 @@ pub fn start(options: &Options) -> io::Result<Guard> {
     Ok(Guard(()))
 }
 
+/// A moment as lines show theirs, from microseconds since the epoch.
+pub fn timestamp_of(unix_us: i64) -> String {
+    line::timestamp(unix_us, sink::local_offset_s())
+}
+
 /// Waits until what was queued so far has been written, or `timeout`. False when it was not.
 pub fn flush(timeout: Duration) -> bool {
     SINK.get().is_none_or(|sink| sink.flush(timeout))

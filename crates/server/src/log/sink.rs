@@ -195,7 +195,7 @@ fn write_whole(output: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The local time's distance from UTC now, seconds east. Reads the time zone file the first time.
-fn local_offset_s() -> i32 {
+pub(super) fn local_offset_s() -> i32 {
     // SAFETY: time with a null pointer only returns the time.
     let now = unsafe { libc::time(std::ptr::null_mut()) };
     // SAFETY: tm is plain data, for which all zeros are a value.

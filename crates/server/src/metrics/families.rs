@@ -126,7 +126,12 @@ impl<'a> Reading<'a> {
                 times(out, name, &[], &core.log_writes);
             }
             "etcd_disk_wal_write_bytes_total" => counter(out, &core.log_bytes),
-            "etcd_mvcc_db_open_read_transactions" => self.level(out, |shard| &shard.long_reads),
+            "etcd_mvcc_db_open_read_transactions" => {
+                // All long answers of a shard share its pin; the other pins are those of hashes, exports and short reads.
+                let long = self.registry.shards.iter().map(|shard| shard.long_reads.get());
+                let (answers, pins) = long.fold((0, 0), |(sum, some), n| (sum + n, some + u64::from(n > 0)));
+                out.number(answers as f64 + facts.pins.saturating_sub(pins) as f64);
+            }
             "etcd_mvcc_db_total_size_in_bytes" => out.number(facts.db_bytes as f64),
             "etcd_mvcc_db_total_size_in_use_in_bytes" => out.number(facts.db_bytes_in_use as f64),
             "etcd_mvcc_delete_total" => counter(out, &core.deletes),

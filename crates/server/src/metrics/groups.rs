@@ -116,6 +116,8 @@ pub struct Facts {
     /// Keys that live.
     pub keys: u64,
     pub auth_revision: u64,
+    /// Snapshots of the store that readers hold.
+    pub pins: u64,
 }
 
 /// A panic elsewhere leaves these values whole.

@@ -11,7 +11,11 @@
 //! Where the meaning differs from etcd's:
 //! - Times of calls are counted from turn to turn of the shard that serves them; what ended in the turn that it came
 //!   in with shares that turn's time (`api::meter`). The same for applies, by turns of the log core.
-//! - `etcd_server_apply_duration_seconds` has no failures, and nothing that this member proposed by itself.
+//! - `etcd_server_apply_duration_seconds` has no failures of what a client waits for.
+//! - `etcd_mvcc_db_open_read_transactions` counts the snapshots that are held at this moment; etcd's backend always keeps
+//!   one open for its own reads, so etcd shows 1 where nothing is read.
+//! - `etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds` stays empty: there is no index in memory to pause
+//!   for.
 //! - `etcd_mvcc_delete_total` lacks the keys that went with a lease, `etcd_mvcc_range_total` the comparisons of
 //!   transactions and the reads of health checks; `etcd_debugging_mvcc_total_put_size_in_bytes` counts puts in failure branches and in nested
 //!   transactions as nothing.
@@ -27,11 +31,13 @@
 //! | `format` | Prometheus' text |
 //! | `families` | from cells to samples |
 //! | `slow` | the log's line for a call that took long |
+//! | `request_text` | what that line shows of the request |
 
 mod families;
 mod format;
 mod groups;
 mod process;
+mod request_text;
 pub mod slow;
 mod table;
 #[cfg(test)]

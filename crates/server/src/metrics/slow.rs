@@ -1,40 +1,40 @@
 //! The log's line for a unary call that took long: etcd's "request stats".
 //!
-//! Written after the fact, from what the call kept: the beginning of its message. What was not kept (how much was
-//! answered) shows as -1, which is what etcd shows for methods that it knows nothing of. Calls that ended in the turn
-//! they came in are not told of: turns are bounded.
+//! Written after the fact, from what the call kept: the beginning of its message, and the count and size of its answer. As
+//! in etcd, counts and sizes are told of puts, ranges, deletes and transactions, and -1 of all else (so of a compaction:
+//! etcd's line for one says no more), and values are told by their size. Where the meaning differs from etcd's: the content
+//! ends where the kept part of the message does ("..."); the size of a transaction is that of all of it, not of the branch
+//! that was done; a failed call, and an answer that was sent piece by piece, show -1. Calls that ended in the turn they came
+//! in are not told of: turns are bounded.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::calls::Rpc;
 use api::meter::Slow;
 
+use super::request_text::{DELETE_RANGE, PUT, RANGE, TXN, text};
 use crate::config::format_duration;
 
 /// A line at warn beyond `limit`, else at debug.
 pub fn log(slow: &Slow, remote: &str, limit: Duration) {
     let took = Duration::from_micros(slow.took_us);
     let spent = format_duration(i64::try_from(took.as_nanos()).unwrap_or(i64::MAX));
-    let size = slow.request.message_bytes() as i64;
-    let (count, size, key) = match slow.rpc {
-        Rpc::Put => (1, size, key(slow.request.bytes())),
-        Rpc::Range | Rpc::DeleteRange => (0, size, key(slow.request.bytes())),
-        Rpc::Txn => (-1, size, None),
-        _ => (-1, -1, None),
-    };
-    let content = key.map_or(String::new(), |key| format!("key:\"{}\"", key.escape_ascii()));
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(took);
+    let start = crate::log::timestamp_of(since.as_micros() as i64);
+    let said = stats(slow);
     let method = slow.rpc.path();
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(
+                "start time" = start,
                 "time spent" = spent,
                 remote,
                 "response type" = method,
-                "request count" = count,
-                "request size" = size,
-                "response count" = -1,
-                "response size" = -1,
-                "request content" = content,
+                "request count" = said.count,
+                "request size" = said.bytes,
+                "response count" = said.answer_count,
+                "response size" = said.answer_bytes,
+                "request content" = said.content,
                 "request stats"
             )
         };
@@ -42,30 +42,38 @@ pub fn log(slow: &Slow, remote: &str, limit: Duration) {
     if took > limit { line!(warn) } else { line!(debug) }
 }
 
-/// Field 1 of the message, as far as it was kept.
-fn key(message: &[u8]) -> Option<&[u8]> {
-    let rest = message.strip_prefix(&[0x0a])?;
-    let mut length = 0usize;
-    for (at, byte) in rest.iter().enumerate().take(5) {
-        length |= usize::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            let key = &rest[at + 1..];
-            return Some(&key[..length.min(key.len())]);
-        }
-    }
-    None
+#[derive(Debug, PartialEq, Eq)]
+struct Stats {
+    count: i64,
+    bytes: i64,
+    answer_count: i64,
+    answer_bytes: i64,
+    content: String,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_of_messages() {
-        assert_eq!(key(b"\x0a\x03abc\x12\x01v"), Some(&b"abc"[..]));
-        assert_eq!(key(b"\x0a\xac\x02abc"), Some(&b"abc"[..]), "cut at what was kept");
-        for odd in [&b""[..], b"\x0a", b"\x12\x01v", b"\x0a\xff\xff\xff\xff\xff\x01a"] {
-            assert_eq!(key(odd), None);
+fn stats(slow: &Slow) -> Stats {
+    let answered = |none: i64| slow.answer.map_or(none, |answer| answer.count as i64);
+    let (count, answer_count, fields) = match slow.rpc {
+        Rpc::Put => (1, slow.answer.map_or(-1, |_| 0), PUT),
+        Rpc::Range => (0, answered(-1), RANGE),
+        Rpc::DeleteRange => (0, answered(-1), DELETE_RANGE),
+        Rpc::Txn => (answered(-1), slow.answer.map_or(-1, |_| 0), TXN),
+        _ => {
+            return Stats {
+                count: -1,
+                bytes: -1,
+                answer_count: -1,
+                answer_bytes: -1,
+                content: String::new(),
+            };
         }
+    };
+    let bytes = slow.request.message_bytes();
+    Stats {
+        count,
+        bytes: bytes as i64,
+        answer_count,
+        answer_bytes: slow.answer.map_or(-1, |answer| answer.bytes as i64),
+        content: text(slow.request.bytes(), bytes, fields),
     }
 }

@@ -138,7 +138,7 @@ pub static TABLE: &[Row] = &[
     row("etcd_grpc_proxy_cache_misses_total", Kind::Gauge, &[], NONE, 1.0, "Cache misses of a gRPC proxy; this is none."),
     row("etcd_grpc_proxy_events_coalescing_total", Kind::Counter, &[], NONE, 1.0, "Events a gRPC proxy gave to several watchers; this is none."),
     row("etcd_grpc_proxy_watchers_coalescing_total", Kind::Gauge, &[], NONE, 1.0, "Watchers a gRPC proxy joined; this is none."),
-    row("etcd_mvcc_db_open_read_transactions", Kind::Gauge, &[], NONE, 1.0, "Answers that hold a snapshot from turn to turn."),
+    row("etcd_mvcc_db_open_read_transactions", Kind::Gauge, &[], NONE, 1.0, "Snapshots that are held now."),
     row("etcd_mvcc_db_total_size_in_bytes", Kind::Gauge, &[], NONE, 1.0, "Size of the store's file."),
     row("etcd_mvcc_db_total_size_in_use_in_bytes", Kind::Gauge, &[], NONE, 1.0, "Bytes of the store's file that are in use."),
     row("etcd_mvcc_delete_total", Kind::Counter, &[], NONE, 1.0, "Deletes seen by this member."),

@@ -205,8 +205,13 @@ fn facts_of_the_member() {
     assert_eq!(got[&format!("{total}\"success\",type=\"readyz\"}}")], "1");
     assert_eq!(got[&format!("{total}\"error\",type=\"readyz\"}}")], "1");
     assert_eq!(got["promhttp_metric_handler_requests_total{code=\"200\"}"], "1");
+    assert_eq!(got["etcd_mvcc_db_open_read_transactions"], "0");
     facts.leader = 1;
+    // A shard with two long answers under its one pin, and a hash.
+    registry.shards[0].long_reads.set(2);
+    facts.pins = 2;
     let got = samples(&registry.render(&facts));
+    assert_eq!(got["etcd_mvcc_db_open_read_transactions"], "3");
     assert_eq!((&*got["etcd_server_has_leader"], &*got["etcd_server_is_leader"]), ("1", "0"));
 }
 

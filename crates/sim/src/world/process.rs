@@ -408,6 +408,8 @@ impl Process {
                 coverage.one(Mechanism::LeaseExpired);
                 ("lease expired", *id)
             }
+            // Said by what it did.
+            Note::AppliedUnasked { .. } => return,
             Note::NoRoomOnDisk { wanted_bytes } => ("no room on disk", *wanted_bytes as i64),
         };
         trace::note(What::Note { member: self.member, note: text, number });
