@@ -114,6 +114,8 @@ pub const PING_STRIKES: u32 = 2;
 /// Without open calls a client's pings must be this far apart, ms. grpc-go asks for two hours; but Kubernetes pings every
 /// 30 s, and that must never be held against it.
 pub const PING_IDLE_INTERVAL_MS: u64 = 20_000;
+/// The highest --max-request-bytes: with all that stands around it a value must fit a chunk of the data file.
+pub const REQUEST_BYTES_MAX: u64 = 48 << 20;
 /// gRPC allows this above --max-request-bytes for one received message, bytes: etcd's overhead.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 

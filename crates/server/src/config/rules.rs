@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use base::limits::REQUEST_BYTES_MAX;
+
 use super::Note;
 use super::settings::{Origin, Settings};
 use super::table::find;
@@ -50,6 +52,13 @@ pub fn validate(settings: &Settings, notes: &mut Vec<Note>) -> Result<(), String
         "periodic" | "revision" => {}
         "" => return Err("undefined auto-compaction-mode".into()),
         mode => return Err(format!("unknown auto-compaction-mode {mode:?}")),
+    }
+    let request_bytes = settings.uint("max-request-bytes");
+    if request_bytes > REQUEST_BYTES_MAX {
+        return Err(format!(
+            "--max-request-bytes={request_bytes} is above {REQUEST_BYTES_MAX}: a value must fit a chunk of the data \
+             file; set less"
+        ));
     }
     if settings.bool("enable-distributed-tracing") {
         let rate = settings.int("distributed-tracing-sampling-rate");

@@ -225,6 +225,10 @@ fn rules_between_flags_are_etcds() {
             &["--enable-log-rotation"],
             "--log-outputs requires a single file path when --log-rotate-config-json is defined",
         ),
+        (
+            &["--max-request-bytes=50331649"],
+            "--max-request-bytes=50331649 is above 50331648: a value must fit a chunk of the data file; set less",
+        ),
         (&["--auto-compaction-mode=foo"], "unknown auto-compaction-mode \"foo\""),
         (&["--compact-hash-check-time=0s"], "--compact-hash-check-time must be >0 (set to 0s)"),
         (&["--compact-hash-check-time=-1m"], "--compact-hash-check-time must be >0 (set to -1m0s)"),

@@ -47,7 +47,8 @@ pub(super) fn look(
             let changes = changes(&bytes, compacted)
                 .map_err(|error| Failure::new("Snapshot", format!("a snapshot cannot be read: {error}")))?;
             let current = mvcc::stamp::current(before.stamp());
-            if current > compacted.max(1) {
+            // Who starts again gives snapshots before it has applied its log; they are sound, and not the newest.
+            if published.read_ready() && current > compacted.max(1) {
                 let at_us = env.history_us();
                 env.history.dump(at_us, (compacted + 1).max(2), current, changes);
             }
