@@ -425,7 +425,14 @@ impl Clients {
             asker.await.expect("a client ends well");
         }
         if recorder.mix.leases {
-            // What is left under short leases goes.
+            // One expiry at least, whatever the askers left: what is under short leases goes.
+            let mut client = Client::connect(endpoint).await;
+            let grant = LeaseGrantRequest { id: 0, ttl: 2 };
+            recorder.ask(0, Request::from(&grant), client.lease.lease_grant(grant)).await;
+            let lease =
+                *recorder.leases.lock().expect("no panic holds the leases").last().expect("one was granted");
+            let put = PutRequest { key: b"leased".to_vec(), lease, ..Default::default() };
+            recorder.ask(0, Request::from(&put), client.kv.put(put)).await;
             tokio::time::sleep(SHORT_LEASES).await;
         }
         let mut client = Client::connect(endpoint).await;

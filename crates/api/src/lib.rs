@@ -17,6 +17,6 @@ mod produce;
 mod shard;
 mod watch;
 
-pub use maintenance::{Database, Export, Job, JobResult, Spool, Work, alarms};
+pub use maintenance::{Database, Export, Job, JobResult, Spool, SpoolSlots, Work, alarms};
 pub use meter::Meter;
 pub use shard::{Config, ConnectionId, Connections, Shard, ShardCalls, Sink, connection_of, methods};

@@ -3,12 +3,14 @@
 
 use std::io::{Seek, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base::CallToken;
+use base::limits::SNAPSHOT_SPOOLS;
 use bbolt::schema::{self, bucket};
 use net::Outbound;
 use prost::Message;
-use proto::errors::{Code, Error};
+use proto::errors::{self, Code, Error};
 use proto::etcdserverpb as pb;
 use proto::health::health_check_response::ServingStatus;
 use proto::health::{HealthCheckRequest, HealthCheckResponse};
@@ -49,6 +51,51 @@ pub trait Spool: Send + Sync {
     fn read(&self, offset: u64, len: usize) -> std::io::Result<Vec<u8>>;
 }
 
+/// How many snapshots a member has spooled or is spooling: each is a copy of the whole state, on the disk, for as long
+/// as its client takes to read it.
+#[derive(Default)]
+pub struct SpoolSlots {
+    taken: AtomicUsize,
+}
+
+/// One of them, until it is dropped.
+struct SpoolSlot(Arc<SpoolSlots>);
+
+impl SpoolSlots {
+    fn take(self: &Arc<Self>) -> Option<SpoolSlot> {
+        let one_more = |taken: usize| (taken < SNAPSHOT_SPOOLS).then_some(taken + 1);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(SpoolSlot(self.clone()))
+    }
+}
+
+impl Drop for SpoolSlot {
+    fn drop(&mut self) {
+        let before = self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        assert!(before > 0, "a slot was taken before it is given back");
+    }
+}
+
+/// A spool that holds its slot.
+struct Slotted {
+    spool: Arc<dyn Spool>,
+    _slot: SpoolSlot,
+}
+
+impl Spool for Slotted {
+    fn size_bytes(&self) -> u64 {
+        self.spool.size_bytes()
+    }
+
+    fn sha256(&self) -> [u8; 32] {
+        self.spool.sha256()
+    }
+
+    fn read(&self, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
+        self.spool.read(offset, len)
+    }
+}
+
 pub enum JobResult {
     Hash { hash: u32, revision: i64 },
     HashKv(Result<HashKv, Error>),
@@ -76,11 +123,12 @@ pub(crate) struct SnapshotStream {
 }
 
 impl Work {
-    /// Runs on a helper thread. `spool` makes the file that a snapshot is written to.
+    /// Runs on a helper thread. `spool` makes the file that a snapshot is written to, where one of the `slots` is free.
     pub fn run(
         self,
         readers: &Arc<tree::Readers>,
         published: &Published,
+        slots: &Arc<SpoolSlots>,
         spool: impl FnOnce(&dyn Fn(&mut dyn Export) -> Result<(), Error>) -> Result<Arc<dyn Spool>, Error>,
     ) -> JobResult {
         match self {
@@ -107,12 +155,18 @@ impl Work {
                 }
             }
             Work::Snapshot => {
+                let Some(slot) = slots.take() else {
+                    return JobResult::Failed(errors::REQUEST_TOO_MANY_REQUESTS);
+                };
                 let reader = readers.register();
                 let snapshot = reader.pin();
                 let view = snapshot.view();
                 let version = storage_version(view).unwrap_or_default();
                 match spool(&|sink| export(view, sink)) {
-                    Ok(spool) => JobResult::Snapshot { spool, version },
+                    Ok(spool) => {
+                        let spool = Arc::new(Slotted { spool, _slot: slot });
+                        JobResult::Snapshot { spool, version }
+                    }
                     Err(error) => JobResult::Failed(error),
                 }
             }

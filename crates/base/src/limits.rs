@@ -159,6 +159,10 @@ pub const LEASE_TTL_MAX_S: i64 = 9_000_000_000;
 /// Log lines waiting for the log thread; above it lines are counted and dropped.
 pub const LOG_LINES_QUEUED: usize = 8192;
 
+/// Snapshots on their way to clients, each a copy of the whole state on the disk: clients that stop reading must not
+/// fill it. One more is refused.
+pub const SNAPSHOT_SPOOLS: usize = 8;
+
 /// HTTP/1.1 connections of the edge; a probe or scraper above it is closed at once. Health checks, metrics and the
 /// JSON gateway share them.
 pub const EDGE_CONNECTIONS: usize = 1024;

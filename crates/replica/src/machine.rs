@@ -37,6 +37,8 @@ pub struct Replica {
     /// Proposals of this member that are not yet applied.
     pub(crate) waiting: Waiting,
     pub(crate) next_id: u64,
+    /// The last entry that earlier lives left in the log.
+    inherited: Index,
     /// Where the next entries are encoded.
     pub(crate) entry_bytes: bytes::BytesMut,
     barriers: Barriers,
@@ -98,11 +100,13 @@ pub(crate) struct Parts {
     pub published: Arc<Published>,
     pub options: Options,
     pub first_id: u64,
+    /// The last entry that was in the log already.
+    pub inherited: Index,
 }
 
 impl Replica {
     pub(crate) fn assemble(parts: Parts) -> Replica {
-        let Parts { raft, wal, segment_bytes, state, published, options, first_id } = parts;
+        let Parts { raft, wal, segment_bytes, state, published, options, first_id, inherited } = parts;
         let mut replica = Replica {
             raft,
             wal,
@@ -110,6 +114,7 @@ impl Replica {
             published,
             waiting: Waiting::default(),
             next_id: first_id,
+            inherited,
             entry_bytes: bytes::BytesMut::with_capacity(ENTRY_BUFFER_BYTES),
             barriers: Barriers::default(),
             checkpoints: Checkpoints::new(options.checkpoint),
@@ -359,7 +364,10 @@ impl Replica {
                 .unwrap_or_else(|error| panic!("a committed entry does not decode: {error}"));
             let result = self.state.apply(&request, self.now, actions);
             note_unasked(&request, &result, actions);
-            if let Err(error) = result {
+            // What an earlier life refused it raised the alarm for, and somebody may have lowered it since.
+            if let Err(error) = result
+                && entry.index > self.inherited
+            {
                 self.note_refusal(&error, None, actions);
             }
             self.applied_own(&request, entry, actions);

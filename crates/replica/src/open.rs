@@ -213,7 +213,8 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
     let state = State::load(store, published.clone(), lease_options, identity);
     let segment_bytes = start.wal.segment_bytes;
     let first_id = first_id(options.member.id, start.boot);
-    let parts = Parts { raft, wal, segment_bytes, state, published, options, first_id };
+    let inherited = last.0;
+    let parts = Parts { raft, wal, segment_bytes, state, published, options, first_id, inherited };
     Ok((Replica::assemble(parts), report))
 }
 

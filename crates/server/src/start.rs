@@ -93,6 +93,7 @@ pub fn run(config: Config) -> Result<(), String> {
         readers: readers.clone(),
         published: published.clone(),
         spools: spool::Directory::new(directory.clone()),
+        spool_slots: Arc::default(),
         http1: Arc::new(move |socket: OwnedFd, read: Vec<u8>| {
             // A full edge closes the socket: dropping it does.
             let _ = edge_handle.adopt(socket, read, edge::Surface::Client);

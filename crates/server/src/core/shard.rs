@@ -79,6 +79,7 @@ pub struct Environment {
     pub readers: Arc<tree::Readers>,
     pub published: Arc<replica::Published>,
     pub spools: spool::Directory,
+    pub spool_slots: Arc<api::SpoolSlots>,
     pub http1: HandOver,
 }
 
@@ -363,9 +364,8 @@ impl ShardCore {
             let environment = self.environment.clone();
             let sender = self.peers[usize::from(self.number)].clone();
             self.environment.pool.run(move || {
-                let spools = &environment.spools;
-                let result =
-                    job.work.run(&environment.readers, &environment.published, |write| spools.export(write));
+                let Environment { readers, published, spools, spool_slots, .. } = &*environment;
+                let result = job.work.run(readers, published, spool_slots, |write| spools.export(write));
                 sender.send(Mail::Job(job.token, result));
             });
         }

@@ -467,7 +467,7 @@ impl Lease<'_> {
     }
 
     /// No more time is left than the TTL since the last thing that may have prolonged it. A new leader prolongs too, at
-    /// a time that nobody noted: after one, nothing is said.
+    /// a time that nobody noted, and by more than a TTL: after one nothing is said until a renewal is answered.
     fn check_not_longer(
         &self,
         id: LeaseId,
@@ -486,7 +486,10 @@ impl Lease<'_> {
             return Ok(());
         };
         let touched_us = touched_us.min(end_us);
-        if terms.interregna.iter().any(|gap| gap.won_us >= touched_us && gap.lost_us <= end_us) {
+        let renewed_since = |won_us: u64| {
+            self.promises.iter().any(|promise| promise.from_us >= won_us && promise.when.end <= op.call.step)
+        };
+        if terms.interregna.iter().any(|gap| gap.lost_us <= end_us && !renewed_since(gap.won_us)) {
             return Ok(());
         }
         let clocks = terms.clocks;

@@ -55,6 +55,7 @@ impl Job {
         files: &ProcessFiles,
         readers: &Arc<tree::Readers>,
         published: &replica::Published,
+        slots: &Arc<api::SpoolSlots>,
     ) -> Result<Option<Mail>, Fatal> {
         let event = match self {
             Job::Segment(job) => match job.run(files) {
@@ -74,7 +75,7 @@ impl Job {
                 return Ok(None);
             }
             Job::Shard(shard, job) => {
-                let result = job.work.run(readers, published, export);
+                let result = job.work.run(readers, published, slots, export);
                 return Ok(Some(Mail::Shard(shard, job.token, result)));
             }
         };

@@ -437,12 +437,13 @@ impl World {
 
     /// A helper runs a job. Between its operations on the disk others get the processor.
     fn run_job(world: &Rc<RefCell<World>>, member: u32, life: u32, number: u64) -> Result<(), Failure> {
-        let (job, files, readers, published) = {
+        let (job, files, readers, published, slots) = {
             let mut world = world.borrow_mut();
             let World { members, .. } = &mut *world;
             let Some(process) = members[member as usize].process_of(life) else { return Ok(()) };
             let Some(job) = process.take_job(number) else { return Ok(()) };
-            (job, process.files.clone(), process.readers.clone(), process.published.clone())
+            let (readers, published) = (process.readers.clone(), process.published.clone());
+            (job, process.files.clone(), readers, published, process.spool_slots.clone())
         };
         let name = job.name();
         trace::note(What::JobBegins { member, job: name });
@@ -458,7 +459,7 @@ impl World {
             }
         })));
         let before = readers.register().pin();
-        let ended = job.run(&files, &readers, &published);
+        let ended = job.run(&files, &readers, &published, &slots);
         disk::between(None);
         trace::note(What::JobEnds { member, job: name, well: ended.is_ok() });
         world.borrow_mut().job_ended(member, life, name, &before, ended)

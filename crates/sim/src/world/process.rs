@@ -52,6 +52,7 @@ pub(super) struct Process {
     pub files: ProcessFiles,
     pub published: Arc<replica::Published>,
     pub readers: Arc<tree::Readers>,
+    pub spool_slots: Arc<api::SpoolSlots>,
     /// What the machine's clock showed at its start, microseconds.
     started_us: u64,
     sizes: Sizes,
@@ -122,6 +123,7 @@ impl Process {
             files,
             published,
             readers,
+            spool_slots: Arc::default(),
             started_us: env.clocks[member as usize].at(env.now_us),
             sizes: sizes.clone(),
             replica,

@@ -375,6 +375,10 @@ impl ShardCore {
         }
         let bytes = std::mem::take(&mut socket.bytes);
         env.network.write(env.now_us, *id, Side::Acceptor, &bytes);
+        if *blocked {
+            // As a send that the kernel holds: news of room wakes the core, it does not find out by and by.
+            env.network.room(*id, Side::Acceptor);
+        }
         let flushed = http2.output().is_empty() && sending.is_none();
         (flushed && (*closing || http2.is_drained())) || (*closing && *blocked)
     }
