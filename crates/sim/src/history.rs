@@ -15,6 +15,7 @@
 
 mod message;
 mod trace;
+mod values;
 
 use std::sync::Arc;
 
@@ -440,6 +441,7 @@ pub struct History {
     pub hashes: Vec<HashSample>,
     pub notes: Vec<(Moment, Note)>,
     steps: u64,
+    values: values::Values,
 }
 
 impl History {
@@ -474,7 +476,8 @@ impl History {
     }
 
     /// After the answer was received.
-    pub fn answered(&mut self, op: OpId, at_us: u64, answer: Answer) {
+    pub fn answered(&mut self, op: OpId, at_us: u64, mut answer: Answer) {
+        self.values.answer(&mut answer);
         self.end(op, at_us, Outcome::Answered(answer));
     }
 
@@ -499,7 +502,8 @@ impl History {
     }
 
     /// What is about to be sent, or was just received.
-    pub fn passed(&mut self, stream: StreamId, at_us: u64, passage: Passage) {
+    pub fn passed(&mut self, stream: StreamId, at_us: u64, mut passage: Passage) {
+        self.values.passage(&mut passage);
         let at = self.moment(at_us);
         let stream = &mut self.streams[stream.0];
         assert!(stream.closed.is_none(), "nothing passes on a closed stream");
@@ -512,7 +516,8 @@ impl History {
         assert!(closed.is_none(), "a stream is closed once");
     }
 
-    pub fn dump(&mut self, at_us: u64, first: i64, last: i64, events: Vec<Event>) {
+    pub fn dump(&mut self, at_us: u64, first: i64, last: i64, mut events: Vec<Event>) {
+        self.values.events(&mut events);
         let at = self.moment(at_us);
         self.dumps.push(Dump { at, first, last, events });
     }

@@ -1,7 +1,7 @@
 //! Seeds of the simulated world, every time the tests run: some as they come, most bent towards something, which takes
 //! less time. None may find anything.
 //!
-//! SIM_SEED (1) and SIM_SEEDS (100) choose others; what is found is replayed by the command that the failure names.
+//! SIM_SEED (1) and SIM_SEEDS (1000) choose others; what is found is replayed by the command that the failure names.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +29,7 @@ fn focus(seed: u64) -> Focus {
 
 #[test]
 fn seeds_find_nothing() {
-    let (first, seeds) = (variable("SIM_SEED", 1), variable("SIM_SEEDS", 100));
+    let (first, seeds) = (variable("SIM_SEED", 1), variable("SIM_SEEDS", 1000));
     let next = AtomicU64::new(first);
     let ran = AtomicU64::new(0);
     let operations = AtomicU64::new(0);

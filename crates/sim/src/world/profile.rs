@@ -397,7 +397,8 @@ fn workload(random: &mut Random, heavy: bool) -> Workload {
         keep_alive: weight(random, 4),
         time_to_live: weight(random, 2),
         hash: weight(random, 2),
-        snapshot: weight(random, 1) / 2,
+        // Each costs as much as the store is large, on the disk, on the way and in the history.
+        snapshot: if heavy { 0 } else { weight(random, 1) / 2 },
         defragment: weight(random, 1),
         disarm: 0,
     };
