@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -192,15 +193,15 @@ impl Server {
         unsafe { libc::kill(self.id() as i32, libc::SIGCONT) };
     }
 
-    /// SIGTERM, and waits for the end; true when it ended in time.
+    /// SIGTERM, and waits for the end; true when it ended in time and, as etcd does, by that signal.
     pub fn terminate(&mut self, timeout: Duration) -> bool {
         let Some(mut child) = self.child.take() else { return true };
         // SAFETY: the process is our child and was not waited for, so the id is still its own.
         unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
         let start = Instant::now();
         while start.elapsed() < timeout {
-            if child.try_wait().expect("our own child").is_some() {
-                return true;
+            if let Some(status) = child.try_wait().expect("our own child") {
+                return status.signal() == Some(libc::SIGTERM);
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -105,6 +105,8 @@ pub const OUTPUT_HARD_BYTES_PER_CONNECTION: usize = 8 << 20;
 pub const SEND_FRAME_BYTES: usize = 64 << 10;
 /// A peer has this long to send its connection preface, ms (grpc-go's connection timeout).
 pub const PREFACE_TIMEOUT_MS: u64 = 120_000;
+/// A client that was told the end of its connection must close it within this, ms.
+pub const LINGER_MS: u64 = 3_000;
 /// A peer has this long to acknowledge our settings, ms.
 pub const SETTINGS_ACK_TIMEOUT_MS: u64 = 60_000;
 /// After the first GOAWAY of a graceful end we wait this long for the peer's ping answer, ms (grpc-go's).

@@ -204,8 +204,9 @@ impl Lessor {
 
     pub fn time_to_live(&self, id: LeaseId, now: Millis) -> TimeToLive {
         match self.leases.get(&id) {
+            // Who does not lead may not know it yet.
+            _ if !self.primary => TimeToLive::NotPrimary,
             None => TimeToLive::NotFound,
-            Some(record) if record.expiry == NEVER => TimeToLive::NotPrimary,
             Some(record) => {
                 TimeToLive::Alive { ttl_s: record.remaining_ms(now) / 1000, granted_ttl_s: record.ttl_s }
             }

@@ -133,6 +133,7 @@ fn random_histories_match_the_model() {
                     listed.sort_unstable();
                     assert_eq!(lessor.list(), listed.iter().map(|&(_, id)| id).collect::<Vec<_>>());
                     let expected = match model.leases.get(&id) {
+                        _ if !model.primary => TimeToLive::NotPrimary,
                         None => TimeToLive::NotFound,
                         Some(Plain { expiry: None, .. }) => TimeToLive::NotPrimary,
                         Some(Plain { expiry: Some(expiry), ttl_s, .. }) => {

@@ -364,7 +364,8 @@ impl Replica {
                 .unwrap_or_else(|error| panic!("a committed entry does not decode: {error}"));
             let result = self.state.apply(&request, self.now, actions);
             note_unasked(&request, &result, actions);
-            // What an earlier life refused it raised the alarm for, and somebody may have lowered it since.
+            // An earlier life raised the alarm where it had to, and somebody may have lowered it since. What the store
+            // measures while it is applied again says nothing about that.
             if let Err(error) = result
                 && entry.index > self.inherited
             {
@@ -476,10 +477,10 @@ impl Replica {
         }
         assert!(self.state.applied() >= applied_before, "the applied index never falls");
         self.publish_status();
-        if self.announced == Announced::Applied
+        let known = self.announced == Announced::Applied
             && self.published.read_ready()
-            && self.state.cluster_version_word() != 0
-        {
+            && self.state.cluster_version_word() != 0;
+        if known || (base::bug!(ReadBeforeReplay) && self.announced != Announced::Ready) {
             self.announced = Announced::Ready;
             actions.push(Action::Ready);
         }

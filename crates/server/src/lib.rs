@@ -42,7 +42,12 @@ pub fn main(mut args: std::env::ArgsOs) -> ExitCode {
             };
             config::log_start(program.as_deref(), &args, &notes);
             match start::run(*config) {
-                Ok(()) => ExitCode::SUCCESS,
+                Ok(asked) => {
+                    // The log's last lines are written first.
+                    drop(_guard);
+                    signals::end(asked);
+                    ExitCode::SUCCESS
+                }
                 Err(error) => {
                     log::emit(log::Level::Fatal, &error, &[]);
                     ExitCode::FAILURE

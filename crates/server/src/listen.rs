@@ -7,16 +7,24 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::log::{Level, emit};
+
 /// After a kill, the ring that held a listener is torn down late: the address may be taken for a moment.
 const RETRY: Duration = Duration::from_secs(5);
 const BACKLOG: libc::c_int = 4096;
 
-/// Listens on `address`; `shared`: with SO_REUSEPORT, one socket for each shard.
-pub fn tcp(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
+/// Listens on `address`; `reuse_port`: with SO_REUSEPORT, which lets other processes of this user listen there too.
+pub fn tcp(address: SocketAddr, reuse_port: bool) -> io::Result<OwnedFd> {
     let deadline = Instant::now() + RETRY;
+    let mut waits = false;
     loop {
-        match try_tcp(address, shared) {
+        match try_tcp(address, reuse_port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                if !std::mem::replace(&mut waits, true) {
+                    let (address, seconds) = (address.to_string(), RETRY.as_secs().to_string());
+                    let fields = [("address", &*address), ("patience_s", &*seconds)];
+                    emit(Level::Warn, "the address is in use: trying again for a while", &fields);
+                }
                 std::thread::sleep(Duration::from_millis(50));
             }
             result => return result,
@@ -24,7 +32,7 @@ pub fn tcp(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     }
 }
 
-fn try_tcp(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
+fn try_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<OwnedFd> {
     let (family, storage, len) = match address {
         SocketAddr::V4(v4) => {
             let raw = libc::sockaddr_in {
@@ -54,7 +62,7 @@ fn try_tcp(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     // SAFETY: a fresh descriptor that nobody else owns.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     set(&fd, libc::SO_REUSEADDR)?;
-    if shared {
+    if reuse_port {
         set(&fd, libc::SO_REUSEPORT)?;
     }
     // SAFETY: the address lives through the call and is at least `len` long.

@@ -22,16 +22,37 @@ pub fn block() {
     }
 }
 
-/// The signal's name, or `None` when the time is up.
-pub fn wait(timeout: Duration) -> Option<&'static str> {
+/// A signal that asks for an orderly end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub name: &'static str,
+    number: libc::c_int,
+}
+
+/// What came, or `None` when the time is up.
+pub fn wait(timeout: Duration) -> Option<Asked> {
     let timespec = libc::timespec {
         tv_sec: timeout.as_secs() as libc::time_t,
         tv_nsec: libc::c_long::from(timeout.subsec_nanos()),
     };
     // SAFETY: reads the set and the time, writes nothing (no siginfo is asked for).
     match unsafe { libc::sigtimedwait(&set(), std::ptr::null_mut(), &timespec) } {
-        libc::SIGTERM => Some("terminated"),
-        libc::SIGINT => Some("interrupt"),
+        number @ libc::SIGTERM => Some(Asked { name: "terminated", number }),
+        number @ libc::SIGINT => Some(Asked { name: "interrupt", number }),
         _ => None,
+    }
+}
+
+/// The last act: ends this process by the signal that asked for it, so that whoever waits for the process sees why it
+/// ended, as with etcd. Returns only as process 1, which signals without a handler do not end.
+pub fn end(asked: Asked) {
+    if std::process::id() == 1 {
+        return;
+    }
+    // SAFETY: everything is written and every other thread has ended or may end anywhere; the set lives through the call.
+    unsafe {
+        libc::signal(asked.number, libc::SIG_DFL);
+        libc::raise(asked.number);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set(), std::ptr::null_mut());
     }
 }

@@ -18,7 +18,7 @@ use disk::probe::SyncForm;
 use crate::config::{AutoCompaction, Config, Scheme};
 use crate::core::doorbell::Doorbell;
 use crate::core::logcore::{Hooks, LogCore, Means, ShardLink};
-use crate::core::mailbox::Mailbox;
+use crate::core::mailbox::{Mailbox, Sender};
 use crate::core::pool::Pool;
 use crate::core::run::{Clock, Core, spawn};
 use crate::core::shard::{Environment, Mail, Parts, ShardCore};
@@ -41,7 +41,7 @@ const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs until a signal ends it. The error is one line for the log.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(config: Config) -> Result<signals::Asked, String> {
     signals::block();
     let directory = prepare_directory(&config.data_dir, "data-dir")?;
     let _lock = disk::lock_directory(&directory).map_err(|error| error.to_string())?;
@@ -102,7 +102,7 @@ pub fn run(config: Config) -> Result<(), String> {
 
     let mut listeners = Vec::new();
     for url in &config.listen_client_urls {
-        listeners.push(bind(url, layout.shards)?);
+        listeners.push(bind(url, config.socket_reuse_port)?);
     }
     let clock = Clock::start();
     let stop = Arc::new(AtomicBool::new(false));
@@ -127,10 +127,8 @@ pub fn run(config: Config) -> Result<(), String> {
     let limits = Arc::new(net_limits(&config));
     let mut make_shards = Vec::new();
     for (number, shard_doorbell, to_log, from_log, mailbox) in shard_parts {
-        let listeners: Vec<OwnedFd> = listeners
-            .iter_mut()
-            .filter_map(|of_shards: &mut Vec<Option<OwnedFd>>| of_shards.get_mut(number)?.take())
-            .collect();
+        let copies: Result<Vec<OwnedFd>, _> = listeners.iter().map(OwnedFd::try_clone).collect();
+        let listeners = copies.map_err(|error| format!("cannot copy a descriptor: {error}"))?;
         let api_config = api_config(&config, number, boot);
         let (published, readers, meter) =
             (published.clone(), readers.clone(), registry.shards[number].clone());
@@ -155,7 +153,7 @@ pub fn run(config: Config) -> Result<(), String> {
         };
         make_shards.push((shard_doorbell, Box::new(make) as Box<dyn FnOnce() -> ShardCore + Send>));
     }
-    let hooks = Hooks { ready: ready_hook(&config), stopped: raise(&stopped) };
+    let hooks = Hooks { ready: ready_hook(&config, mail_senders.clone()), stopped: raise(&stopped) };
     let make_log = {
         let means = Means {
             pool: pool.clone(),
@@ -194,7 +192,7 @@ pub fn run(config: Config) -> Result<(), String> {
 
     let memory_budget_bytes = config.memory_budget_bytes.unwrap_or(base::limits::MEMORY_BUDGET_BYTES);
     let mut looked_at_memory = Instant::now();
-    let signal = loop {
+    let asked = loop {
         status.poll();
         if looked_at_memory.elapsed() >= MEMORY_INTERVAL {
             looked_at_memory = Instant::now();
@@ -203,11 +201,11 @@ pub fn run(config: Config) -> Result<(), String> {
                 log_sender.send(replica::Event::Resident { bytes });
             }
         }
-        if let Some(signal) = signals::wait(WATCH_INTERVAL) {
-            break signal;
+        if let Some(asked) = signals::wait(WATCH_INTERVAL) {
+            break asked;
         }
     };
-    emit(Level::Info, "received signal; shutting down", &[("signal", signal)]);
+    emit(Level::Info, "received signal; shutting down", &[("signal", asked.name)]);
     let _ = notify::stopping();
     for sender in &mail_senders {
         sender.send(Mail::Drain);
@@ -232,12 +230,12 @@ pub fn run(config: Config) -> Result<(), String> {
     }
     let _ = edge.stop();
     emit(Level::Info, "stopped", &[]);
-    Ok(())
+    Ok(asked)
 }
 
 /// Makes the directory that `flag` names where it is absent; its whole path.
 fn prepare_directory(path: &Path, flag: &str) -> Result<PathBuf, String> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let shown = path.display();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
         format!("cannot create the directory {shown}: {error}; name another one with --{flag}")
@@ -245,8 +243,15 @@ fn prepare_directory(path: &Path, flag: &str) -> Result<PathBuf, String> {
     if path.join("member").is_dir() {
         return Err(format!(
             "{shown} is a data directory of etcd, which this version cannot open: name another one with --data-dir, \
-             and bring the data over with etcdctl make-mirror or a snapshot"
+             and bring the data over with etcdctl make-mirror"
         ));
+    }
+    if let Ok(metadata) = path.metadata()
+        && metadata.mode() & 0o777 != 0o700
+    {
+        let mode = format!("{:03o}", metadata.mode() & 0o777);
+        let fields = [("directory", &*shown.to_string()), ("mode", &*mode), ("recommended", "700")];
+        emit(Level::Warn, "check file permission", &fields);
     }
     path.canonicalize().map_err(|error| format!("cannot use the directory {shown} of --{flag}: {error}"))
 }
@@ -393,16 +398,14 @@ fn edge_options(config: &Config) -> Result<edge::Options, String> {
     })
 }
 
-/// One listener for each shard, on one address: the kernel spreads connections over them.
-fn bind(url: &crate::config::Url, shards: usize) -> Result<Vec<Option<OwnedFd>>, String> {
+/// A listener: all shards accept from it, and nobody else can have the address unless `reuse_port` says so.
+fn bind(url: &crate::config::Url, reuse_port: bool) -> Result<OwnedFd, String> {
     let failed = |error: std::io::Error| format!("cannot listen on {url}: {error}");
     match url.scheme() {
-        Scheme::Unix | Scheme::Unixs => {
-            Ok(vec![Some(listen::unix(Path::new(&url.socket_path())).map_err(failed)?)])
-        }
+        Scheme::Unix | Scheme::Unixs => listen::unix(Path::new(&url.socket_path())).map_err(failed),
         Scheme::Http | Scheme::Https => {
             let address = url.bind_address().map_err(failed)?;
-            (0..shards).map(|_| listen::tcp(address, shards > 1).map(Some).map_err(failed)).collect()
+            listen::tcp(address, reuse_port).map_err(failed)
         }
     }
 }
@@ -416,10 +419,13 @@ fn cpu_for(cpus: &[usize], position: usize, layout: Layout) -> Option<usize> {
     if layout.shared || cpus.len() < layout.shards + 1 { None } else { cpus.get(position).copied() }
 }
 
-fn ready_hook(config: &Config) -> Box<dyn FnOnce() + Send> {
+fn ready_hook(config: &Config, shards: Vec<Sender<Mail>>) -> Box<dyn FnOnce() + Send> {
     let urls: Vec<(String, bool)> =
         config.listen_client_urls.iter().map(|url| (url.authority(), url.scheme().is_tls())).collect();
     Box::new(move || {
+        for shard in &shards {
+            shard.send(Mail::Serve);
+        }
         emit(Level::Info, "ready to serve client requests", &[]);
         for (address, tls) in &urls {
             let message = if *tls {

@@ -20,7 +20,7 @@
 //! |---|---|---|
 //! | `--shards` | 0 | threads that serve clients; 0 chooses by the cores at hand |
 //! | `--reported-version` | 3.7.1 | the version that clients, /version and --version are told |
-//! | `--memory-budget-bytes` | 0 | memory that the store may keep resident; 0 is no limit |
+//! | `--memory-budget-bytes` | 0 | memory that the store may keep resident when idle; 0 is 128 MiB |
 
 #[cfg(test)]
 mod facts;

@@ -83,9 +83,6 @@ fn turn_until_stopped(
     stop: &AtomicBool,
 ) {
     ring.wake_on(doorbell.fd());
-    if let Some(shard) = &mut shard {
-        shard.start(&mut ring);
-    }
     let mut completions: Vec<Completion> = Vec::with_capacity(1024);
     while !stop.load(Ordering::Relaxed) {
         let now_us = clock.now_us();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use api::{ConnectionId, Connections, JobResult, Sink};
-use base::limits::{CONNECTIONS_PER_SHARD, PREFACE_TIMEOUT_MS};
+use base::limits::{CONNECTIONS_PER_SHARD, LINGER_MS, PREFACE_TIMEOUT_MS};
 use base::ring::{Consumer, Producer};
 use base::{CallToken, Millis};
 use mvcc::event::EventBatch;
@@ -35,6 +35,8 @@ pub enum ToShard {
 pub enum Mail {
     Job(CallToken, JobResult),
     Connection(OwnedFd),
+    /// The log is applied, and this member known to the cluster: connections are taken from now on.
+    Serve,
     /// No new connections; calls under way finish.
     Drain,
 }
@@ -134,6 +136,9 @@ struct Connection {
     paused: bool,
     /// Flush what is left, then close.
     closing: bool,
+    /// Everything is sent and the end said; what the client still sends is thrown away until it has closed too, or until
+    /// then: closing first would answer it with a reset, which may overtake what it has not read yet.
+    lingers_until: Option<Millis>,
     /// Shut down: waits for the last completions.
     dead: bool,
 }
@@ -254,8 +259,8 @@ impl ShardCore {
         }
     }
 
-    /// Arms the listeners. Once, on the shard's own thread.
-    pub fn start(&mut self, ring: &mut Ring) {
+    /// Arms the listeners. Once, and not before: clients of a start that still applies its log would see the past.
+    fn serve(&mut self, ring: &mut Ring) {
         for (number, listener) in self.listeners.iter().enumerate() {
             ring.accept(number as u32, listener.as_raw_fd());
         }
@@ -329,6 +334,7 @@ impl ShardCore {
             match mail {
                 Mail::Job(token, result) => self.shard.job_done(token, result, &mut self.slots),
                 Mail::Connection(fd) => self.insert(ring, fd),
+                Mail::Serve => self.serve(ring),
                 Mail::Drain => self.drain(ring, now),
             }
         }
@@ -392,6 +398,13 @@ impl ShardCore {
         for slot in 0..self.slots.slots.len() as u32 {
             let Some(connection) = &mut self.slots.slots[slot as usize].connection else { continue };
             if connection.dead {
+                continue;
+            }
+            if let Some(until) = connection.lingers_until {
+                if now >= until {
+                    self.disconnected(ring, slot, now);
+                    self.reap(slot);
+                }
                 continue;
             }
             let Some(http2) = &mut connection.http2 else {
@@ -469,6 +482,7 @@ impl ShardCore {
             blocked: false,
             paused: false,
             closing: false,
+            lingers_until: None,
             dead: false,
         });
     }
@@ -488,7 +502,7 @@ impl ShardCore {
             let buffer = completion.buffer.expect("received bytes stand in a provided buffer");
             let bytes = ring.received(buffer, completion.result as usize);
             self.shard.meter().received_bytes.add(bytes.len() as u64);
-            if !connection.dead && !connection.closing {
+            if !connection.dead && !connection.closing && connection.lingers_until.is_none() {
                 match &mut connection.http2 {
                     Some(http2) => {
                         if http2.receive(bytes, now, &mut self.shard.calls(now)).is_err() {
@@ -546,7 +560,11 @@ impl ShardCore {
     fn rearm(&mut self, ring: &mut Ring, slot: u32) {
         let entry = &mut self.slots.slots[slot as usize];
         let Some(connection) = &mut entry.connection else { return };
-        if entry.armed_receive || connection.dead || connection.closing || connection.paused {
+        let listens = match connection.lingers_until {
+            Some(_) => !connection.dead,
+            None => !connection.dead && !connection.closing && !connection.paused,
+        };
+        if entry.armed_receive || !listens {
             return;
         }
         let fd = connection.socket.fd.as_raw_fd();
@@ -567,7 +585,9 @@ impl ShardCore {
             return;
         }
         connection.dead = true;
-        if let Some(http2) = &mut connection.http2 {
+        if let Some(http2) = &mut connection.http2
+            && connection.lingers_until.is_none()
+        {
             http2.disconnected(&mut self.shard.calls(now));
         }
         // SAFETY: takes no pointers; makes operations under way on this socket complete.
@@ -578,6 +598,22 @@ impl ShardCore {
         if entry.armed_writable {
             ring.cancel(Tag::Writable { slot, epoch });
         }
+    }
+
+    /// Everything was said: the client hears so, and closes.
+    fn linger(&mut self, ring: &mut Ring, slot: u32, now: Millis) {
+        let entry = &mut self.slots.slots[slot as usize];
+        let Some(connection) = &mut entry.connection else { return };
+        if connection.dead || connection.lingers_until.is_some() {
+            return;
+        }
+        connection.lingers_until = Some(now + LINGER_MS);
+        if let Some(http2) = &mut connection.http2 {
+            http2.disconnected(&mut self.shard.calls(now));
+        }
+        // SAFETY: takes no pointers; the other direction stays open.
+        unsafe { libc::shutdown(connection.socket.fd.as_raw_fd(), libc::SHUT_WR) };
+        self.rearm(ring, slot);
     }
 
     /// Frees a slot whose connection is dead once its last completion was seen.
@@ -665,7 +701,7 @@ impl ShardCore {
             }
             return;
         };
-        if connection.sending {
+        if connection.sending || connection.lingers_until.is_some() {
             return;
         }
         let mut broken = false;
@@ -713,14 +749,15 @@ impl ShardCore {
         }
         connection.paused = congested;
         let flushed = http2.output().is_empty() && !connection.sending;
-        let over = (flushed && (connection.closing || http2.is_drained()))
-            || (connection.closing && connection.blocked)
-            || broken;
+        let done = flushed && !broken && (connection.closing || http2.is_drained());
+        let over = (connection.closing && connection.blocked) || broken;
         if connection.blocked {
             arm_writable(ring, entry, slot);
         }
         if over {
             self.disconnected(ring, slot, now);
+        } else if done {
+            self.linger(ring, slot, now);
         }
     }
 }

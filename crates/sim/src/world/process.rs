@@ -74,6 +74,8 @@ pub(super) struct Process {
     ticked_at: Millis,
     actions: Vec<Action>,
     witness: Witness,
+    /// Came before it serves.
+    early: Vec<ConnectionId>,
     /// It serves.
     pub ready: bool,
     pub stopping: bool,
@@ -141,6 +143,7 @@ impl Process {
             ticked_at: 0,
             actions: Vec::new(),
             witness,
+            early: Vec::new(),
             ready: false,
             stopping: false,
             end: None,
@@ -260,6 +263,10 @@ impl Process {
         if self.stopping {
             return env.network.close(env.now_us, id, Side::Acceptor);
         }
+        if !self.ready {
+            // As in the queue of a listener that nobody accepts from yet.
+            return self.early.push(id);
+        }
         let least = (0..self.shards.len()).min_by_key(|&shard| self.shards[shard].connections());
         let shard = least.expect("a process has a shard");
         self.shards[shard].accept(id, now);
@@ -276,6 +283,7 @@ impl Process {
     }
 
     pub fn disconnected(&mut self, env: &mut Env, id: ConnectionId) {
+        self.early.retain(|early| *early != id);
         if let Some(shard) = self.shards.iter().position(|shard| shard.holds(id)) {
             self.shards[shard].disconnected(id);
             let core = self.core_of(shard);
@@ -287,6 +295,9 @@ impl Process {
     pub fn stop(&mut self, env: &mut Env) {
         let (_, now) = self.now(env);
         self.stopping = true;
+        for id in std::mem::take(&mut self.early) {
+            self.accept(env, id);
+        }
         for shard in &mut self.shards {
             shard.drain(now);
         }
@@ -373,6 +384,9 @@ impl Process {
             Action::Ready => {
                 trace::note(What::Note { member: self.member, note: "serves", number: 0 });
                 self.ready = true;
+                for id in std::mem::take(&mut self.early) {
+                    self.accept(env, id);
+                }
             }
             Action::Stopped => self.end = Some(End::Stopped),
             Action::Note(note) => self.note(env, &note),
