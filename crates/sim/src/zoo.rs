@@ -9,7 +9,8 @@
 //!
 //! The runs need panics that unwind, at the speed of a release: that is the profile `sim`.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,17 +18,20 @@ use std::time::Instant;
 
 use base::bug::{self, Bug};
 
+use crate::crash::{self, Script};
+use crate::world;
 use crate::world::profile::Focus;
-use crate::world::{self, Outcome};
 
 /// So many seeds must find a bug.
 pub const FINDERS: usize = 3;
 
 /// Who finds a bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Finder {
     /// Seeds of the world, bent towards something.
     World(Focus),
+    /// Runs of a script, each crashed at every operation.
+    Crashes(Script),
     /// Nobody here: the world has one thread, and the mistake is one of memory order. A model checker's part.
     MemoryOrder,
 }
@@ -41,8 +45,45 @@ pub struct Exhibit {
     pub seeds: u64,
 }
 
+impl Finder {
+    /// Runs one seed, with a bug or without; the step that failed, and how.
+    fn run(self, seed: u64, bug: Option<Bug>) -> Option<(u64, String)> {
+        match self {
+            Finder::World(focus) => {
+                let outcome = world::run(seed, world::Options { print: false, focus, bug });
+                outcome.failure.map(|failure| (outcome.steps, failure.to_string()))
+            }
+            Finder::Crashes(script) => {
+                bug::inject(bug);
+                // So few images are one run, tried whole.
+                let ended = catch_unwind(|| crash::enumerate(script, 1, seed));
+                bug::inject(None);
+                match ended {
+                    Ok(report) => report.broken.map(|broken| (broken.operation.unwrap_or(0), broken.law)),
+                    Err(_) => Some((0, "an assertion of the product".to_owned())),
+                }
+            }
+            Finder::MemoryOrder => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Finder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Finder::World(focus) => f.write_str(focus.name()),
+            Finder::Crashes(script) => write!(f, "crashes of {script}"),
+            Finder::MemoryOrder => f.write_str("a model checker of memory order"),
+        }
+    }
+}
+
 const fn world(bug: Bug, focus: Focus, seeds: u64) -> Exhibit {
     Exhibit { bug, finder: Finder::World(focus), seeds }
+}
+
+const fn crashes(bug: Bug, script: Script, seeds: u64) -> Exhibit {
+    Exhibit { bug, finder: Finder::Crashes(script), seeds }
 }
 
 /// All of [`bug::ALL`], each once.
@@ -52,13 +93,13 @@ pub const TABLE: &[Exhibit] = &[
     world(Bug::UsedBlockRewritten, Focus::Crash, 6),
     world(Bug::SegmentRecycledEarly, Focus::Crash, 20),
     world(Bug::SegmentNameNotSynced, Focus::Crash, 20),
-    world(Bug::TornBatchCounts, Focus::Crash, 40),
+    crashes(Bug::TornBatchCounts, Script::LogAppend, 6),
     world(Bug::EarlierLifeCounts, Focus::Crash, 6),
-    world(Bug::KilledWritesTrusted, Focus::Crash, 40),
+    world(Bug::KilledWritesTrusted, Focus::Crash, 100),
     world(Bug::PageReusedEarly, Focus::Crash, 20),
     world(Bug::PinIgnored, Focus::History, 40),
     Exhibit { bug: Bug::PinWithoutFence, finder: Finder::MemoryOrder, seeds: 0 },
-    world(Bug::MetaBeforePages, Focus::Checkpoint, 60),
+    crashes(Bug::MetaBeforePages, Script::Checkpoint, 6),
     world(Bug::MetaNotSynced, Focus::Crash, 10),
     world(Bug::DurablePageEdited, Focus::Memory, 30),
     world(Bug::PageDroppedWhileWritten, Focus::Memory, 40),
@@ -121,26 +162,17 @@ impl Verdict {
     }
 }
 
-/// Runs a seed with a bug in it, or with none.
-pub fn run(seed: u64, focus: Focus, bug: Option<Bug>) -> Outcome {
-    world::run(seed, world::Options { print: false, focus, bug })
-}
-
 /// Tries the seeds of one bug, until enough have found it.
 pub fn look(exhibit: Exhibit, enough: usize) -> Verdict {
     let started = Instant::now();
     let mut verdict = Verdict { exhibit, tried: 0, found: Vec::new(), seconds: 0.0 };
-    if let Finder::World(focus) = exhibit.finder {
-        for seed in 1..=exhibit.seeds {
-            verdict.tried = seed;
-            let outcome = run(seed, focus, Some(exhibit.bug));
-            if let Some(failure) = outcome.failure {
-                let finding = failure.to_string();
-                verdict.found.push(Found { seed, step: outcome.steps, finding });
-            }
-            if verdict.found.len() >= enough {
-                break;
-            }
+    for seed in 1..=exhibit.seeds {
+        verdict.tried = seed;
+        if let Some((step, finding)) = exhibit.finder.run(seed, Some(exhibit.bug)) {
+            verdict.found.push(Found { seed, step, finding });
+        }
+        if verdict.found.len() >= enough {
+            break;
         }
     }
     verdict.seconds = started.elapsed().as_secs_f64();
@@ -150,7 +182,7 @@ pub fn look(exhibit: Exhibit, enough: usize) -> Verdict {
 /// A seed that finds something though no bug was injected.
 #[derive(Clone, Debug)]
 pub struct FalseAlarm {
-    pub focus: Focus,
+    pub finder: Finder,
     pub seed: u64,
     pub finding: String,
 }
@@ -185,16 +217,15 @@ fn take<'l, T>(next: &AtomicUsize, list: &'l [T]) -> Option<(usize, &'l T)> {
 
 /// The seeds that were tried, without any bug.
 pub fn without_bugs(threads: usize, verdicts: &[Verdict]) -> (usize, Vec<FalseAlarm>) {
-    let mut tried = BTreeSet::new();
+    let mut tried = HashSet::new();
     for verdict in verdicts {
-        if let Finder::World(focus) = verdict.exhibit.finder {
-            tried.extend((1..=verdict.tried).map(|seed| (focus, seed)));
-        }
+        tried.extend((1..=verdict.tried).map(|seed| (verdict.exhibit.finder, seed)));
     }
-    let tried: Vec<(Focus, u64)> = tried.into_iter().collect();
-    let outcomes = on_threads(threads, &tried, |&(focus, seed)| run(seed, focus, None));
-    let alarms = tried.iter().zip(outcomes).filter_map(|(&(focus, seed), outcome)| {
-        outcome.failure.map(|failure| FalseAlarm { focus, seed, finding: failure.to_string() })
+    let mut tried: Vec<(Finder, u64)> = tried.into_iter().collect();
+    tried.sort_by_key(|(finder, seed)| (finder.to_string(), *seed));
+    let findings = on_threads(threads, &tried, |&(finder, seed)| finder.run(seed, None));
+    let alarms = tried.iter().zip(findings).filter_map(|(&(finder, seed), finding)| {
+        finding.map(|(_, finding)| FalseAlarm { finder, seed, finding })
     });
     (tried.len(), alarms.collect())
 }
@@ -243,7 +274,7 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
     });
     let (seeds, alarms) = without_bugs(arguments.threads, &verdicts);
     for alarm in &alarms {
-        println!("NO BUG: seed {} ({}): {}", alarm.seed, alarm.focus.name(), short(&alarm.finding));
+        println!("NO BUG: seed {} ({}): {}", alarm.seed, alarm.finder, short(&alarm.finding));
     }
     let missed: Vec<&str> = verdicts
         .iter()
@@ -263,16 +294,15 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
 /// A verdict in lines: bug, seeds, and the step that failed in each.
 pub fn text(verdict: &Verdict) -> String {
     let Exhibit { bug, finder, seeds } = verdict.exhibit;
-    let Finder::World(focus) = finder else {
-        return format!("{}: left to a model checker of memory order", bug.name());
-    };
+    if finder == Finder::MemoryOrder {
+        return format!("{}: left to {finder}", bug.name());
+    }
     let mut text = format!(
-        "{}{}: {} of {} seeds ({}; at most {seeds}), {:.1} s:{}",
+        "{}{}: {} of {} seeds ({finder}; at most {seeds}), {:.1} s:{}",
         if verdict.is_found() { "" } else { "NOT FOUND " },
         bug.name(),
         verdict.found.len(),
         verdict.tried,
-        focus.name(),
         verdict.seconds,
         bug.what()
     );

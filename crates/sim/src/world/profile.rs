@@ -12,7 +12,7 @@ use super::queue::between;
 
 /// What a run is bent towards: more of what meets there, and less time. Ordinary runs have none, and are what proves
 /// the product; a run with a focus looks for one kind of mistake (the zoo), or is one that somebody wants to see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Focus {
     #[default]
     None,
