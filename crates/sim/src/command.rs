@@ -1,9 +1,12 @@
-//! The command line: runs seeds one after the other, says how it goes, and what was found.
+//! The command line: runs seeds, each on one thread, says how it goes, and what was found.
 //!
 //! The only place of this crate that looks at a real clock: to compare it with the simulated one.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
@@ -35,9 +38,13 @@ struct Arguments {
     /// Print what the seeds have exercised.
     #[arg(long)]
     coverage: bool,
-    /// Bend the seeds towards something: crash, watch, lease, history, checkpoint, quota, disk, flood, memory.
-    #[arg(long, value_parser = focus, default_value = "none")]
-    focus: Focus,
+    /// Bend the seeds towards something: crash, watch, lease, history, checkpoint, quota, disk, flood, memory; or mixed,
+    /// each towards one of these or none.
+    #[arg(long, value_parser = bend, default_value = "none")]
+    focus: Bend,
+    /// As many as there are cores where absent; every seed runs on one.
+    #[arg(long)]
+    threads: Option<usize>,
 }
 
 pub(crate) fn focus(name: &str) -> Result<Focus, String> {
@@ -82,6 +89,52 @@ impl Sums {
     }
 }
 
+/// What the seeds of a run are bent towards.
+#[derive(Clone, Copy, Debug)]
+enum Bend {
+    One(Focus),
+    /// As [`Focus::of_seed`] says.
+    Mixed,
+}
+
+impl Bend {
+    fn of(self, seed: u64) -> Focus {
+        match self {
+            Bend::One(focus) => focus,
+            Bend::Mixed => Focus::of_seed(seed),
+        }
+    }
+}
+
+fn bend(name: &str) -> Result<Bend, String> {
+    if name == "mixed" {
+        return Ok(Bend::Mixed);
+    }
+    focus(name).map(Bend::One).map_err(|names| format!("{names}, or \"mixed\""))
+}
+
+thread_local! {
+    static HERE: Cell<Option<(u64, Focus)>> = const { Cell::new(None) };
+}
+
+/// Where a panic ends the program, it says first how to come back to it.
+fn say_where_at_a_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if let Some((seed, focus)) = HERE.get() {
+            eprintln!("again with: sim --seed {seed} --focus {} --trace", focus.name());
+        }
+        before(info);
+    }));
+}
+
+/// What all threads have done so far.
+struct Run {
+    started: Instant,
+    shown: Instant,
+    sums: Sums,
+}
+
 /// The program: 0 when nothing was found, 1 when something was.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -91,35 +144,37 @@ pub fn main() -> ExitCode {
         Some(Command::Zoo(arguments)) => return crate::zoo::main(arguments),
         None => {}
     }
+    say_where_at_a_panic();
     let first = arguments.seed.unwrap_or_else(any_seed);
-    println!("seeds {first} to {}", first.saturating_add(arguments.seeds.saturating_sub(1)));
+    let end = first.saturating_add(arguments.seeds);
+    println!("seeds {first} to {}", end.saturating_sub(1));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // One after the other where their lines would mix.
+    let threads = if arguments.trace { 1 } else { arguments.threads.unwrap_or(cores).max(1) };
     let started = Instant::now();
-    let mut shown = started;
-    let mut sums = Sums::default();
-    for seed in first..first.saturating_add(arguments.seeds) {
-        let options = world::Options::new(arguments.trace, arguments.focus);
-        let outcome = world::run(seed, options);
-        sums.add(&outcome);
-        if outcome.failure.is_some() {
-            clear_progress();
-            report(&outcome, arguments.focus);
-            if !arguments.keep_going {
-                break;
-            }
-        } else if arguments.seeds <= 20 {
-            println!(
-                "seed {seed}: hash {:016x}, {} operations in {} simulated seconds",
-                outcome.hash,
-                outcome.operations,
-                outcome.simulated_us / 1_000_000
-            );
+    let run = Mutex::new(Run { started, shown: started, sums: Sums::default() });
+    let (next, stop) = (AtomicU64::new(first), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    let focus = arguments.focus.of(seed);
+                    HERE.set(Some((seed, focus)));
+                    let outcome = world::run(seed, world::Options::new(arguments.trace, focus));
+                    HERE.set(None);
+                    stop.fetch_or(outcome.failure.is_some() && !arguments.keep_going, Ordering::Relaxed);
+                    let mut run = run.lock().unwrap_or_else(PoisonError::into_inner);
+                    run.ended(&arguments, &outcome, focus);
+                }
+            });
         }
-        if shown.elapsed() >= Duration::from_secs(1) {
-            shown = Instant::now();
-            progress(&sums, arguments.seeds, started.elapsed());
-        }
-    }
+    });
     clear_progress();
+    let sums = run.into_inner().unwrap_or_else(PoisonError::into_inner).sums;
     let took = started.elapsed();
     println!(
         "{} seeds in {:.1} s: {} findings; {:.1} simulated hours, {:.0} to 1; {} operations, {} steps",
@@ -137,6 +192,29 @@ pub fn main() -> ExitCode {
     if sums.findings > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+impl Run {
+    fn ended(&mut self, arguments: &Arguments, outcome: &Outcome, focus: Focus) {
+        self.sums.add(outcome);
+        if outcome.failure.is_some() {
+            clear_progress();
+            report(outcome, focus);
+        } else if arguments.seeds <= 20 {
+            println!(
+                "seed {}: hash {:016x}, {} operations in {} simulated seconds",
+                outcome.seed,
+                outcome.hash,
+                outcome.operations,
+                outcome.simulated_us / 1_000_000
+            );
+        }
+        let between_s = if std::io::stdout().is_terminal() { 1 } else { 30 };
+        if self.shown.elapsed() >= Duration::from_secs(between_s) {
+            self.shown = Instant::now();
+            progress(&self.sums, arguments.seeds, self.started.elapsed());
+        }
+    }
+}
+
 fn progress(sums: &Sums, seeds: u64, took: Duration) {
     let line = format!(
         "{} of {seeds} seeds, {} findings, {:.1} seeds a second, {:.0} to 1",
@@ -149,7 +227,7 @@ fn progress(sums: &Sums, seeds: u64, took: Duration) {
         print!("\r{line}\x1b[K");
         // Where nobody looks, nothing is lost.
         let _ = std::io::stdout().flush();
-    } else if took.as_secs().is_multiple_of(10) {
+    } else {
         println!("{line}");
     }
 }

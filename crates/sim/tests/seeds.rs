@@ -13,20 +13,6 @@ fn variable(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-/// One seed in twenty runs its whole course.
-fn focus(seed: u64) -> Focus {
-    const BENT: [Focus; 7] = [
-        Focus::Crash,
-        Focus::Watch,
-        Focus::Lease,
-        Focus::History,
-        Focus::Checkpoint,
-        Focus::Quota,
-        Focus::Memory,
-    ];
-    if seed.is_multiple_of(20) { Focus::None } else { BENT[(seed % BENT.len() as u64) as usize] }
-}
-
 #[test]
 fn seeds_find_nothing() {
     let (first, seeds) = (variable("SIM_SEED", 1), variable("SIM_SEEDS", 1000));
@@ -43,7 +29,7 @@ fn seeds_find_nothing() {
                     if seed >= first + seeds {
                         return;
                     }
-                    let focus = focus(seed);
+                    let focus = Focus::of_seed(seed);
                     let outcome = world::run(seed, Options::new(false, focus));
                     ran.fetch_add(1, Ordering::Relaxed);
                     operations.fetch_add(outcome.operations, Ordering::Relaxed);
@@ -60,4 +46,44 @@ fn seeds_find_nothing() {
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
     assert_eq!(ran.into_inner(), seeds);
     assert!(operations.into_inner() > 100 * seeds, "seeds in which nothing happens prove nothing");
+}
+
+/// Seeds that once found something.
+fn find_nothing_any_more(seeds: &[u64], focus: Focus) {
+    for &seed in seeds {
+        let outcome = world::run(seed, Options::new(false, focus));
+        assert_eq!(outcome.failure, None, "sim --seed {seed} --focus {} --trace", focus.name());
+        assert!(outcome.operations > 100, "a seed in which nothing happens proves nothing");
+    }
+}
+
+#[test]
+fn a_lowered_alarm_came_up_again_at_a_restart() {
+    find_nothing_any_more(&[621, 726], Focus::Quota);
+}
+
+#[test]
+fn a_lease_was_gone_while_the_log_was_not_applied() {
+    find_nothing_any_more(&[5461], Focus::Watch);
+    find_nothing_any_more(&[6227], Focus::Checkpoint);
+}
+
+#[test]
+fn snapshots_that_nobody_read_took_all_room() {
+    find_nothing_any_more(&[300], Focus::None);
+}
+
+#[test]
+fn a_compaction_by_itself_was_taken_for_a_loss() {
+    find_nothing_any_more(&[963], Focus::Checkpoint);
+}
+
+#[test]
+fn a_promotion_was_taken_for_a_prolonged_lease() {
+    find_nothing_any_more(&[816], Focus::Checkpoint);
+}
+
+#[test]
+fn room_in_a_connection_was_noticed_late() {
+    find_nothing_any_more(&[12, 15, 17], Focus::Flood);
 }
