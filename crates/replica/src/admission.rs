@@ -331,6 +331,11 @@ impl Replica {
         if !self.has_credit() {
             return;
         }
+        // The disk is slow, no more. A second revocation would follow the first in the log, and meet whoever was granted
+        // the id between them.
+        if self.waiting.revokes(id) {
+            return;
+        }
         actions.push(Action::Note(Note::LeaseExpired { id }));
         let request = Request::LeaseRevoke(pb::LeaseRevokeRequest { id });
         if base::bug!(ExpiryOutsideLog) {

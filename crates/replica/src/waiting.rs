@@ -44,6 +44,12 @@ impl Waiting {
         self.queue.is_empty()
     }
 
+    /// Whether a revocation of this lease waits, whoever asked for it.
+    pub fn revokes(&self, id: i64) -> bool {
+        let is = |request: &Request| matches!(request, Request::LeaseRevoke(revoke) if revoke.id == id);
+        self.queue.iter().any(|proposed| is(&proposed.request))
+    }
+
     /// Of all that wait.
     pub fn total(&self) -> Cost {
         self.total
