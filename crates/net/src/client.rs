@@ -282,7 +282,10 @@ impl ClientConnection {
             let last = call.end && n == call.waiting.len();
             let out = self.output.tail();
             frame::put_header(out, n, kind::DATA, u8::from(last), stream);
-            out.extend(call.waiting.drain(..n));
+            let (front, back) = call.waiting.as_slices();
+            out.extend_from_slice(&front[..n.min(front.len())]);
+            out.extend_from_slice(&back[..n.saturating_sub(front.len())]);
+            call.waiting.drain(..n);
             self.send.spend(n);
             call.send.spend(n);
             call.end_sent = last;

@@ -270,7 +270,7 @@ impl Replica {
     fn has_room_for(&mut self, bytes: u64) -> bool {
         let room = tree::Room {
             bytes: self.waiting.total().room_bytes + bytes,
-            run_bytes: 0,
+            run_bytes: self.waiting.total().run_bytes,
             keep_bytes: Tier::Background.keep_bytes(self.state.store.reserve_bytes()),
         };
         self.state.store.make_room(room).is_ok()

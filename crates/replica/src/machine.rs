@@ -598,6 +598,7 @@ impl Replica {
     fn checkpointed(&mut self, done: tree::CheckpointDone, actions: &mut Vec<Action>) {
         let (both, _) = mvcc::stamp::applied(self.state.store.durable_stamp());
         let sequence = done.sequence;
+        self.say_what_is_owed();
         let stamp = self.state.store.checkpoint_done(done);
         let (index, term) = mvcc::stamp::applied(&stamp);
         assert!(both <= index, "a checkpoint never goes back");
@@ -619,6 +620,12 @@ impl Replica {
         }
     }
 
+    /// The file does not get shorter, and no free page is withheld, at the cost of proposals on their way.
+    fn say_what_is_owed(&mut self) {
+        let owed = self.waiting.total();
+        self.state.store.owes(owed.room_bytes, owed.run_bytes);
+    }
+
     fn drop_excess(&mut self, actions: &mut Vec<Action>) {
         let excess = self.memory.excess(self.state.store.private_bytes(), self.now);
         self.drop_cold(excess, actions);
@@ -626,6 +633,7 @@ impl Replica {
 
     /// Gives about so much private memory back, a bounded job at a time. False when there was nothing to give.
     fn drop_cold(&mut self, bytes: u64, actions: &mut Vec<Action>) -> bool {
+        self.say_what_is_owed();
         let job = self.state.store.drop_cold(bytes, self.memory.idle(self.now));
         let dropped = job.is_some();
         actions.extend(job.map(Action::DropCold));

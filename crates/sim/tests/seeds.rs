@@ -87,3 +87,18 @@ fn a_promotion_was_taken_for_a_prolonged_lease() {
 fn room_in_a_connection_was_noticed_late() {
     find_nothing_any_more(&[12, 15, 17], Focus::Flood);
 }
+
+#[test]
+fn events_in_a_slow_network_were_taken_for_lost() {
+    find_nothing_any_more(&[844], Focus::Flood);
+}
+
+#[test]
+fn an_expired_lease_was_revoked_twice() {
+    find_nothing_any_more(&[29], Focus::Lease);
+}
+
+#[test]
+fn a_drop_of_cold_pages_took_the_reserve() {
+    find_nothing_any_more(&[258], Focus::Disk);
+}

@@ -9,7 +9,8 @@
 //!
 //! Invariant: what a drop covers is durable or of no use, and is not written while the drop runs: live pages are
 //! immutable, free ones are withheld, waiting ones come free only after it ([`crate::pages::Pages::bounds`]), and a
-//! window with a page that is in memory alone, or belongs to a checkpoint's bitmap, is passed by.
+//! window with a page that is in memory alone, or belongs to a checkpoint's bitmap, is passed by. What is withheld is
+//! neither of the reserve nor of what was promised.
 
 use std::io;
 use std::sync::Arc;
@@ -157,6 +158,9 @@ impl Store {
             let no = if self.drop_hand < windows { self.drop_hand } else { 0 };
             self.drop_hand = no + 1;
             let Some(window) = self.window(no).filter(|window| gain(window) > 0) else { continue };
+            if !self.spares(&window) {
+                continue;
+            }
             found += u64::from(gain(&window));
             let (page, pages) = (window.pages.start, window_pages);
             push(&mut dropped, page, pages);
@@ -171,6 +175,15 @@ impl Store {
         self.dropping = true;
         let space = self.readers.space().clone();
         Some(DropJob { space, windows: dropped, wanted, withheld })
+    }
+
+    /// Whether the free pages of the window may be withheld for a while: a disk may be full, and the file not grow in
+    /// their stead (law 8).
+    fn spares(&self, window: &Window) -> bool {
+        let free = u64::from(self.pages.free_in(window.pages.clone()));
+        let run = u32::try_from(self.promised.run_bytes.div_ceil(PAGE_BYTES as u64)).unwrap_or(u32::MAX);
+        // Runs may come from the tail, where no window is.
+        free == 0 || (free + self.owed_pages() <= self.pages.free_pages() && self.pages.tail_has(run.max(1)))
     }
 
     /// `None` when something in the window must stay in memory.

@@ -480,6 +480,16 @@ impl Pages {
         }
     }
 
+    /// Free pages among these, the hot ones and those set aside not counted.
+    pub fn free_in(&self, pages: std::ops::Range<u32>) -> u32 {
+        pages.map(|no| u32::from(self.free.contains(no))).sum()
+    }
+
+    /// Whether the pages never used have room for a run.
+    pub fn tail_has(&self, pages: u32) -> bool {
+        self.tail_start(pages, self.chunk).is_some()
+    }
+
     /// The mapping no longer has pages from `no` on.
     pub fn forget_from(&mut self, no: u32) {
         self.tail_warm = self.tail_warm.min(no);

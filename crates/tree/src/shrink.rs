@@ -210,11 +210,12 @@ impl Store {
         moved
     }
 
-    /// What a file with this frontier keeps, pages: whole chunks with what the durable metas speak of, the reserve, and
-    /// the half of it by which growth keeps ahead, so that a cut file does not grow again at once.
+    /// What a file with this frontier keeps, pages: whole chunks with what the durable metas speak of, the reserve, the
+    /// half of it by which growth keeps ahead, so that a cut file does not grow again at once, and what was promised:
+    /// its longest run, too, where the rest of a chunk is too short for it.
     fn kept_pages(&self, frontier: u32) -> u32 {
-        let reserve =
-            (self.options.reserve_bytes + self.options.reserve_bytes / 2).div_ceil(PAGE_BYTES as u64);
+        let ahead = self.options.reserve_bytes / 2 + self.promised.run_bytes;
+        let reserve = ahead.div_ceil(PAGE_BYTES as u64) + self.owed_pages();
         let keep = u64::from(frontier.max(self.checkpoints.pages())) + reserve;
         let keep = keep.next_multiple_of(u64::from(self.pages.chunk()));
         u32::try_from(keep).unwrap_or(u32::MAX)

@@ -119,6 +119,8 @@ pub struct Store {
     /// Held by populate jobs under way.
     pub(crate) populating: Arc<()>,
     pub(crate) shrink: Option<crate::shrink::Pass>,
+    /// What [`Store::make_room`] has promised last: a drop or a shorter file leaves it, and all of the reserve.
+    pub(crate) promised: Room,
     /// The readers of the cores run on the writer's thread.
     thread_shared: bool,
     /// Whether this batch changes in place what only the published root reaches; decided when it first matters.
@@ -155,6 +157,7 @@ impl Store {
             growing: Arc::new(()),
             populating: Arc::new(()),
             shrink: None,
+            promised: Room { bytes: 0, run_bytes: 0, keep_bytes: 0 },
             thread_shared: false,
             in_place: None,
             cell: Vec::new(),
@@ -239,7 +242,8 @@ impl Store {
     }
 
     /// As [`Store::reserve`], for a caller that knows more: how much must be in one piece, and how much of the
-    /// standing reserve is to stay. What gives room back in the end may go below the reserve.
+    /// standing reserve is to stay. What gives room back in the end may go below the reserve. `room` is everything that
+    /// the caller still owes its own callers: it takes the place of what was promised before.
     pub fn make_room(&mut self, room: Room) -> Result<(), NoSpace> {
         let total = room.bytes.div_ceil(PAGE_BYTES as u64) + room.keep_bytes.div_ceil(PAGE_BYTES as u64);
         let run = room.run_bytes.div_ceil(PAGE_BYTES as u64).clamp(1, u64::from(self.pages.chunk()));
@@ -255,7 +259,20 @@ impl Store {
             }
         }
         assert!(self.pages.free_pages() >= total, "what was reserved is there");
+        self.promised = room;
         Ok(())
+    }
+
+    /// What is still to be taken of the room last promised, bytes: less when some was used, or given up.
+    pub fn owes(&mut self, bytes: u64, run_bytes: u64) {
+        assert!(run_bytes <= bytes, "a run is part of what is owed");
+        self.promised = Room { bytes, run_bytes, keep_bytes: 0 };
+    }
+
+    /// Free pages that must stay: what was promised, beyond the whole reserve.
+    pub(crate) fn owed_pages(&self) -> u64 {
+        self.promised.bytes.div_ceil(PAGE_BYTES as u64)
+            + self.options.reserve_bytes.div_ceil(PAGE_BYTES as u64)
     }
 
     /// `Options::reserve_bytes`.

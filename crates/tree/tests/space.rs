@@ -50,6 +50,75 @@ fn a_full_device_is_an_answer_and_removals_make_room() {
     verified(&store);
 }
 
+/// Takes from the store what it last promised, and cuts, for which there is the reserve.
+fn take_what_was_promised(files: &SimFiles, store: &mut Store, promised_bytes: u64, value: &[u8]) {
+    files.set_capacity(store.allocated_bytes());
+    let mut taken = 0;
+    for number in 0u64.. {
+        let cost = store.insert_cost(PLAIN, 9, value.len());
+        if taken + cost > promised_bytes {
+            break;
+        }
+        taken += cost;
+        store.insert(PLAIN, &[&[0xff][..], &number.to_be_bytes()].concat(), value);
+    }
+    store.publish();
+    let job = store.cut().expect("no checkpoint is running");
+    store.checkpoint_done(job.run().unwrap());
+    verified(store);
+}
+
+#[test]
+fn pages_that_a_drop_withholds_are_not_those_of_the_reserve() {
+    for value in [&[5; 100][..], &[5; 40_000]] {
+        let files = SimFiles::new();
+        files.set_capacity(4 << 20);
+        let (mut store, _) = thinned(&files, small(), 3 << 20, 3);
+        checkpoint(&mut store);
+        checkpoint(&mut store);
+        // All that the device has.
+        let mut promised_bytes = 4 << 20;
+        while promised_bytes > 0 && store.reserve(promised_bytes).is_err() {
+            promised_bytes -= 4 << 10;
+        }
+        assert!(promised_bytes >= 16 << 10, "a third of 3 MiB is left");
+        // It would drop all it may; it runs while the promise is taken up.
+        let job = store.drop_cold(u64::MAX, true);
+        take_what_was_promised(&files, &mut store, promised_bytes, value);
+        if let Some(job) = job {
+            store.drop_done(job.run().unwrap());
+        }
+        // With nothing owed it takes what is beyond the reserve.
+        store.owes(0, 0);
+        checkpoint(&mut store);
+        checkpoint(&mut store);
+        assert!(store.drop_cold(u64::MAX, true).is_some());
+        let job = store.cut().expect("no checkpoint is running");
+        store.checkpoint_done(job.run().unwrap());
+    }
+}
+
+#[test]
+fn a_file_that_gets_shorter_keeps_what_was_promised() {
+    for value in [&[5; 100][..], &[5; 40_000]] {
+        let files = SimFiles::new();
+        let options = Options { chunk_bytes: 256 << 10, max_chunks: 1024, reserve_bytes: 64 << 10 };
+        let (mut store, _) = thinned(&files, options, 8 << 20, 40);
+        let before = store.allocated_bytes();
+        checkpoint(&mut store);
+        checkpoint(&mut store);
+        while store.shrink_step() {}
+        store.publish();
+        let promised_bytes = 2 << 20;
+        store.make_room(tree::Room { bytes: promised_bytes, run_bytes: 200 << 10, keep_bytes: 0 }).unwrap();
+        for _ in 0..4 {
+            checkpoint(&mut store);
+        }
+        assert!(store.allocated_bytes() < before - (1 << 20), "{} of {before}", store.allocated_bytes());
+        take_what_was_promised(&files, &mut store, promised_bytes, value);
+    }
+}
+
 #[test]
 fn a_capped_checkpoint_writes_the_same() {
     let files = SimFiles::new();

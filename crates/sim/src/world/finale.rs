@@ -25,6 +25,8 @@ const WAITED_FOR_S: i64 = 30;
 const LEASES_US: u64 = 120_000_000;
 /// Watchers have so long for what happened last, microseconds.
 const WATCHERS_US: u64 = 3_000_000;
+/// Between two looks at clients that are sent no events, but progress and answers, bytes at most.
+const QUIET_BYTES: u64 = 8 << 10;
 /// How late leases may expire, microseconds: scans, retries, and a log core that is busy.
 const LATE_US: u64 = 10_000_000;
 
@@ -39,6 +41,7 @@ enum Stage {
     Watchers,
     Settle {
         revision: i64,
+        began_us: u64,
     },
     Read,
     End,
@@ -102,12 +105,14 @@ pub(super) struct Finale {
     since_us: u64,
     /// The stage's question was asked.
     asked: bool,
+    /// By the network, when the stage was looked at last.
+    delivered_bytes: u64,
     picture: Option<Picture>,
 }
 
 impl Finale {
     pub fn new() -> Finale {
-        Finale { stage: Stage::Storm, since_us: 0, asked: false, picture: None }
+        Finale { stage: Stage::Storm, since_us: 0, asked: false, delivered_bytes: 0, picture: None }
     }
 
     fn enter(&mut self, env: &Env, stage: Stage) {
@@ -214,10 +219,17 @@ impl Finale {
                 // Who waits at a connection that broke has no watcher, and does not know it.
                 if clients.iter().all(Client::watches) && !env.network.keeps_from_openers() {
                     let revision = member.process.as_ref().map_or(0, |process| process.revision());
-                    self.enter(env, Stage::Settle { revision });
+                    self.enter(env, Stage::Settle { revision, began_us: env.now_us });
                 }
             }
-            Stage::Settle { revision } => {
+            Stage::Settle { revision, began_us } => {
+                // While much still flows nobody can say that something does not come.
+                let delivered_bytes = env.network.counts().delivered_bytes;
+                let flows = delivered_bytes - self.delivered_bytes > QUIET_BYTES;
+                self.delivered_bytes = delivered_bytes;
+                if flows && env.now_us < began_us + PATIENCE_US {
+                    self.since_us = env.now_us;
+                }
                 if env.now_us > self.since_us + WATCHERS_US {
                     let at_us = env.history_us();
                     env.history.note(at_us, Note::Settled { revision });

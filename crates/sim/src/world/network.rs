@@ -187,6 +187,8 @@ pub struct Counts {
     pub cut: u64,
     /// Segments of connections that had to be sent again.
     pub stalled: u64,
+    /// Bytes that the openers of connections have read.
+    pub delivered_bytes: u64,
     pub opened: u64,
     pub broken: u64,
 }
@@ -356,6 +358,9 @@ impl<M: Clone> Network<M> {
         let bytes = std::mem::take(&mut pipe.readable);
         assert!(bytes.len() <= pipe.unread, "what is read was written");
         pipe.unread -= bytes.len();
+        if side == Side::Opener {
+            self.counts.delivered_bytes += bytes.len() as u64;
+        }
         if !bytes.is_empty() && std::mem::take(&mut pipe.wants_room) {
             let (from, to) = (connection.node(side), connection.node(writer));
             let at_us = now_us + self.delay(from, to);

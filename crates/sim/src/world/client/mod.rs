@@ -197,7 +197,8 @@ impl Client {
         }
         let mut slices = Vec::new();
         output.gather(&mut slices);
-        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+        slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
         output.consumed(bytes.len());
         env.network.write(env.now_us, *id, Side::Opener, &bytes);
     }
