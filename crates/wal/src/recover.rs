@@ -78,9 +78,10 @@ impl Found {
         }
     }
 
-    /// The whole file when its header is good, else as much as batches can have been in flight without it.
+    /// The whole file when its header is good, else as much as batches can have been in flight with it: the header and
+    /// all but one. The next one was submitted when the header was durable, and says so.
     fn load(&self, options: &Options) -> Result<AlignedBuf, WalError> {
-        let window = (options.in_flight.max(LOG_BATCHES_IN_FLIGHT) + 1) as u64
+        let window = options.in_flight.max(LOG_BATCHES_IN_FLIGHT) as u64
             * options.batch_bytes.max(LOG_BATCH_BYTES) as u64
             + BLOCK as u64;
         let bytes = match self.first {
@@ -293,10 +294,11 @@ fn link(
         return Err(WalError::corrupt(&found.name, found.bytes, what));
     }
     if let Some(&(before, _, end, _)) = history.chain.last() {
-        let follows = header.seq == history.seq + 1
-            && header.previous_crc == history.crc
-            && header.predecessor_end == end;
-        if !follows {
+        assert_eq!(
+            header.predecessor_end, end,
+            "the one before was followed to where this one says that it ends"
+        );
+        if header.seq != history.seq + 1 || header.previous_crc != history.crc {
             let what = format!("the segment does not go on where {before} ends");
             return Err(WalError::corrupt(&found.name, 0, what));
         }
@@ -511,11 +513,11 @@ fn open(
     let mut marks = VecDeque::new();
     let mut sealed = VecDeque::new();
     let mut log_bytes = 0;
-    for (at, &(number, old, end, max_index)) in chain.iter().enumerate() {
+    for &(number, old, end, max_index) in &chain {
         log_bytes += end;
         marks.push_back((max_index, log_bytes));
-        let successor_seq = chain.get(at + 1).map_or(header.seq, |(_, next, ..)| next.seq);
-        sealed.push_back(Sealed { number, bytes: old.segment_bytes, max_index, successor_seq });
+        // Whatever follows it in the chain is durable by now.
+        sealed.push_back(Sealed { number, bytes: old.segment_bytes, max_index, successor_seq: header.seq });
     }
     let position = replay.position;
     let HardState { term, vote, commit } = position.hard_state;

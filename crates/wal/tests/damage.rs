@@ -287,11 +287,26 @@ fn sound_batches_of_impossible_records_are_refused() {
     life.append_entry(1, 1, 10);
     life.append(Owned::Checkpoint(1, 1));
     life.settle().unwrap();
-    let files = files.crash(&mut KeepSet::none);
+    let first = files.crash(&mut KeepSet::none);
+    // The same in a segment of a later start, where the log begins once the first one is given up.
+    let files = first.image();
+    let mut life = Life::begin(&files, life.model, 3).unwrap();
+    let newest = names(&files).pop().unwrap();
+    life.append_entry(2, 1, 10);
+    life.append(Owned::Checkpoint(2, 1));
+    life.settle().unwrap();
+    files.remove(&segment(1)).unwrap();
+    let second = files.crash(&mut KeepSet::all);
+    assert_eq!(recover(&second.image(), 99).unwrap().1.checkpoint, Some((2, 1)));
+    impossible_records_are_refused(&first, &segment(1));
+    impossible_records_are_refused(&second, &newest);
+}
+
+fn impossible_records_are_refused(files: &SimFiles, name: &str) {
     // (byte of the record header, value): kind, part flags, length, index.
     for (at, value) in [(0, 77), (1, 0), (1, 1), (1, 9), (3, 1), (4, 255), (5, 255), (16, 9), (24, 3)] {
         let damaged = files.image();
-        damaged.edit(&segment(1), BLOCK as u64, &mut |bytes| {
+        damaged.edit(name, BLOCK as u64, &mut |bytes| {
             bytes[72 + at] = value;
             let length = u32::from_le_bytes(bytes[48..52].try_into().unwrap()) as usize;
             let crc = base::crc32c(&bytes[72..72 + length]);
@@ -300,6 +315,6 @@ fn sound_batches_of_impossible_records_are_refused() {
             bytes[68..72].copy_from_slice(&crc.to_le_bytes());
         });
         let error = recover(&damaged, 99).err();
-        assert!(matches!(error, Some(WalError::Corrupt { .. })), "byte {at}: {error:?}");
+        assert!(matches!(error, Some(WalError::Corrupt { .. })), "{name} byte {at}: {error:?}");
     }
 }

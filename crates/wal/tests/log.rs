@@ -251,6 +251,38 @@ fn starts_that_write_nothing_use_up_nothing() {
         settle(&mut wal, &files);
         assert!(names(&files).len() <= 6, "{:?}", names(&files));
     }
+    // Nor do they need any room, where segments keep their length.
+    for boot in 30..40 {
+        let used = names(&files).iter().map(|name| files.bytes(name).unwrap().len() as u64).sum();
+        let options = Options { boot, ..options(29) };
+        let (mut wal, recovered) = Wal::recover(Arc::new(files.clone()), DIR, options).unwrap();
+        assert_eq!(recovered.last, (1, 1));
+        settle(&mut wal, &files);
+        files.set_capacity(used);
+    }
+}
+
+#[test]
+fn of_what_is_left_over_some_is_kept_and_the_rest_given_back() {
+    let files = SimFiles::new();
+    let (mut wal, _) = recover(&files, 1).unwrap();
+    for index in 1..=40 {
+        wal.append(entry(index, 1, &[1; 7000]));
+        settle(&mut wal, &files);
+    }
+    wal.append(Record::Checkpoint { index: 40, term: 1, sequence: 1 });
+    settle(&mut wal, &files);
+    let all = names(&files);
+    let newest = all.iter().rposition(|name| files.bytes(name).unwrap()[..8] == *b"MSTYSEGM").unwrap();
+    assert!(newest > 10, "{newest}");
+    drop(wal);
+    // The chain begins at the newest; those in front of it are left over.
+    files.remove(&all[newest - 1]).unwrap();
+    let (mut wal, recovered) = recover(&files, 3).unwrap();
+    assert_eq!(recovered.last, (40, 1));
+    settle(&mut wal, &files);
+    // The newest, the fresh one, and spare ones, of which two are ready.
+    assert_eq!(names(&files).len(), 2 + base::limits::LOG_SPARE_SEGMENTS, "{:?}", names(&files));
 }
 
 #[test]

@@ -12,13 +12,12 @@ use mainstay_wal::{Entry, HardState, Options, Record, Recovered, SegmentId, Wal,
 pub const DIR: &str = "log";
 
 /// Small segments and batches, so that a short script meets every border. Some starts have so small ones that whole
-/// segments are in flight together.
-/// What a client would have to guess of a boot number.
-const SECRET: u64 = 0x5ec2_e700 << 32;
-
+/// segments are in flight together. The upper half of the boot number is what a client would have to guess; each start
+/// draws its own, as those of a server do.
 pub fn options(boot: u64) -> Options {
     let (blocks, in_flight) = if boot % 4 == 2 { (4, 8) } else { (8, 3) };
-    Options { segment_bytes: blocks * BLOCK as u64, batch_bytes: 2 * BLOCK, in_flight, boot: boot | SECRET }
+    let boot = boot | Random::new(boot).next_u64() << 32;
+    Options { segment_bytes: blocks * BLOCK as u64, batch_bytes: 2 * BLOCK, in_flight, boot }
 }
 
 pub fn recover(files: &SimFiles, boot: u64) -> Result<(Wal, Recovered), WalError> {
