@@ -66,7 +66,7 @@ impl Member {
         logged: pb::InternalRaftRequest,
         request: impl FnOnce(&mut Apply<'_>) -> R,
     ) -> R {
-        let room = quota::room(&self.store, &logged);
+        let room = quota::room(&self.store, &logged, 0).bytes;
         self.store.reserve(room).expect("the device is large");
         let used = |store: &Store| store.used_bytes() + store.waiting_bytes();
         let before = used(&self.store);

@@ -3,7 +3,7 @@
 use base::LeaseId;
 use pb::request_op::Request;
 use proto::etcdserverpb as pb;
-use tree::Store;
+use tree::{Store, TreeId};
 
 use crate::span::Span;
 use crate::trees::{self, CHANGES, HISTORY, LEASE_KEYS, LIVE, SUPERSEDED};
@@ -62,20 +62,54 @@ const CELL_OVERHEAD: usize = 80;
 /// Entry overheads that one deleted key causes in all trees together, bytes: slots, tags, revisions.
 const DELETE_OVERHEAD: u64 = 128;
 
-/// Page space that a put can take at most, bytes: the measure of [`Store::reserve`]. `leased`: it names a lease.
-pub fn room_for_put(store: &Store, key_len: usize, value_len: usize, leased: bool) -> u64 {
-    let mut room = store.insert_cost(LIVE, key_len, key_len + value_len + CELL_OVERHEAD)
-        + store.insert_cost(HISTORY, key_len + 16, 16)
-        + store.insert_cost(SUPERSEDED, 16, PAGE as usize)
-        + store.insert_cost(CHANGES, 16, key_len + 1);
+/// Page space that a request can take at most, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// All of it: the measure of [`Store::reserve`].
+    pub bytes: u64,
+    /// So much of it are runs of several pages, which need them side by side: the measure of [`Store::hold`].
+    pub run_bytes: u64,
+}
+
+impl Room {
+    /// Of single pages, wherever they lie.
+    pub fn scattered(bytes: u64) -> Room {
+        Room { bytes, run_bytes: 0 }
+    }
+
+    fn insert(store: &Store, tree: TreeId, key_len: usize, value_len: usize) -> Room {
+        Room {
+            bytes: store.insert_cost(tree, key_len, value_len),
+            run_bytes: store.run_cost(key_len, value_len),
+        }
+    }
+
+    fn and(self, other: Room) -> Room {
+        Room { bytes: self.bytes + other.bytes, run_bytes: self.run_bytes + other.run_bytes }
+    }
+
+    fn or(self, other: Room) -> Room {
+        Room { bytes: self.bytes.max(other.bytes), run_bytes: self.run_bytes.max(other.run_bytes) }
+    }
+}
+
+/// For a put. `leased`: it names a lease.
+pub fn room_for_put(store: &Store, key_len: usize, value_len: usize, leased: bool) -> Room {
+    let mut room = Room::insert(store, LIVE, key_len, key_len + value_len + CELL_OVERHEAD)
+        .and(Room::insert(store, HISTORY, key_len + 16, 16))
+        // A run moves as it is; what stood in a page finds room in one.
+        .and(Room::scattered(store.insert_cost(SUPERSEDED, 16, PAGE as usize)))
+        .and(Room::insert(store, CHANGES, 16, key_len + 1));
     // The key may leave a lease, and join one.
     let leaves = !store.view().is_empty(LEASE_KEYS);
-    room += (u64::from(leaves) + u64::from(leased)) * store.insert_cost(LEASE_KEYS, key_len + 8, 0);
+    for _ in 0..u32::from(leaves) + u32::from(leased) {
+        room = room.and(Room::insert(store, LEASE_KEYS, key_len + 8, 0));
+    }
     room
 }
 
-/// The same for the delete of a span, as the store stands. Looks at each of its keys, not at the values.
-pub fn room_for_delete(store: &Store, request: &pb::DeleteRangeRequest) -> u64 {
+/// For the delete of a span, as the store stands. Looks at each of its keys, not at the values.
+pub fn room_for_delete(store: &Store, request: &pb::DeleteRangeRequest) -> Room {
     let span = Span::new(&request.key, &request.range_end);
     let mut cursor = store.view().cursor(LIVE);
     let mut deletes = Deletes::default();
@@ -87,8 +121,8 @@ pub fn room_for_delete(store: &Store, request: &pb::DeleteRangeRequest) -> u64 {
     deletes.room(store)
 }
 
-/// The same for the keys of a lease.
-pub fn room_for_revoke(store: &Store, id: LeaseId) -> u64 {
+/// For the keys of a lease.
+pub fn room_for_revoke(store: &Store, id: LeaseId) -> Room {
     let mut deletes = Deletes::default();
     for key in trees::keys_of_lease(store.view(), id) {
         deletes.add(key.len(), stored_len(store, key));
@@ -112,7 +146,7 @@ impl Deletes {
         self.bytes += 3 * key_len as u64 + (cell_len as u64).min(PAGE) + DELETE_OVERHEAD;
     }
 
-    fn room(&self, store: &Store) -> u64 {
+    fn room(&self, store: &Store) -> Room {
         let key_len = self.longest;
         let path = store.insert_cost(LIVE, key_len, 0)
             + 2 * store.insert_cost(HISTORY, key_len + 16, 16)
@@ -124,48 +158,61 @@ impl Deletes {
         // added stands in pages at least half full.
         let leased = self.keys.min(store.view().len(LEASE_KEYS));
         let copied = ((3 * self.keys + 2 * leased) * PAGE).min(store.used_bytes());
-        self.keys.saturating_mul(path).min(path + copied + 2 * self.bytes)
+        Room::scattered(self.keys.saturating_mul(path).min(path + copied + 2 * self.bytes))
     }
 }
 
-/// The same for a transaction, along its costlier branch.
-pub fn room_for_txn(store: &Store, request: &pb::TxnRequest) -> u64 {
-    let branch = |ops: &[pb::RequestOp]| -> u64 {
+/// For a transaction, along its costlier branch. `kept_len`: as in [`room`].
+pub fn room_for_txn(store: &Store, request: &pb::TxnRequest, kept_len: usize) -> Room {
+    let branch = |ops: &[pb::RequestOp]| -> Room {
         ops.iter()
             .map(|op| match &op.request {
-                Some(Request::RequestPut(put)) => {
-                    // A value that is kept is stored again.
-                    let kept = if put.ignore_value { stored_len(store, &put.key) } else { put.value.len() };
-                    room_for_put(store, put.key.len(), kept, put.lease != 0 || put.ignore_lease)
-                }
+                Some(Request::RequestPut(put)) => room_for_put_as_is(store, put, kept_len),
                 Some(Request::RequestDeleteRange(delete)) => room_for_delete(store, delete),
-                Some(Request::RequestTxn(txn)) => room_for_txn(store, txn),
-                _ => 0,
+                Some(Request::RequestTxn(txn)) => room_for_txn(store, txn, kept_len),
+                _ => Room::default(),
             })
-            .sum()
+            .fold(Room::default(), Room::and)
     };
-    branch(&request.success).max(branch(&request.failure))
+    branch(&request.success).or(branch(&request.failure))
+}
+
+/// For a put as it was sent: a value that is kept is stored again.
+pub fn room_for_put_as_is(store: &Store, put: &pb::PutRequest, kept_len: usize) -> Room {
+    let value_len =
+        if put.ignore_value { stored_len(store, &put.key).max(kept_len) } else { put.value.len() };
+    room_for_put(store, put.key.len(), value_len, put.lease != 0 || put.ignore_lease)
 }
 
 fn stored_len(store: &Store, key: &[u8]) -> usize {
     versions::newest(store.view(), key).map_or(0, |cell| cell.stored().len())
 }
 
-/// Page space that applying a request can take at most, bytes. 0 for a request that writes no keys.
-pub fn room(store: &Store, request: &pb::InternalRaftRequest) -> u64 {
-    let mut room = 0;
+/// The longest value that a request puts, bytes.
+pub fn longest_value(ops: &[pb::RequestOp]) -> usize {
+    let longest = ops.iter().map(|op| match &op.request {
+        Some(Request::RequestPut(put)) => put.value.len(),
+        Some(Request::RequestTxn(txn)) => longest_value(&txn.success).max(longest_value(&txn.failure)),
+        _ => 0,
+    });
+    longest.max().unwrap_or(0)
+}
+
+/// Page space that applying a request can take at most; none for a request that writes no keys. `kept_len`: bytes of
+/// the longest value that requests before it put, which are accepted and not yet applied: it may keep that.
+pub fn room(store: &Store, request: &pb::InternalRaftRequest, kept_len: usize) -> Room {
+    let mut room = Room::default();
     if let Some(put) = &request.put {
-        let kept = if put.ignore_value { stored_len(store, &put.key) } else { put.value.len() };
-        room += room_for_put(store, put.key.len(), kept, put.lease != 0 || put.ignore_lease);
+        room = room.and(room_for_put_as_is(store, put, kept_len));
     }
     if let Some(delete) = &request.delete_range {
-        room += room_for_delete(store, delete);
+        room = room.and(room_for_delete(store, delete));
     }
     if let Some(txn) = &request.txn {
-        room += room_for_txn(store, txn);
+        room = room.and(room_for_txn(store, txn, kept_len));
     }
     if let Some(revoke) = &request.lease_revoke {
-        room += room_for_revoke(store, revoke.id);
+        room = room.and(room_for_revoke(store, revoke.id));
     }
     room
 }

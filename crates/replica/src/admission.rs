@@ -11,6 +11,7 @@ use base::limits::{
 };
 use base::{CallToken, Index, Millis, Term};
 use bytes::Bytes;
+use mvcc::quota::{self, Room};
 use mvcc::trees::{ALARMS, LEASES, META};
 use proto::errors::{self, Error};
 use proto::etcdserverpb as pb;
@@ -29,8 +30,6 @@ const BACKGROUND_RETRY_MS: Millis = 100;
 const SMALL_RECORD_BYTES: usize = 128;
 /// Entries of proposals are encoded into pieces of this, bytes: far more than a small one, and little to keep for one.
 pub(crate) const ENTRY_BUFFER_BYTES: usize = 64 << 10;
-/// From this on a value may need a page run of its own, bytes.
-const RUN_BYTES_MIN: usize = 1000;
 
 /// What is short on the disk, and when to ask again.
 #[derive(Default)]
@@ -87,7 +86,7 @@ impl Replica {
         let total = self.waiting.total();
         let room = self.waiting.len() < PROPOSALS_IN_FLIGHT
             && total.entry_bytes < PROPOSAL_BYTES_IN_FLIGHT
-            && total.room_bytes < PROPOSAL_ROOM_BYTES;
+            && total.room_bytes + total.run_bytes < PROPOSAL_ROOM_BYTES;
         // A lone voter leads after its first turn.
         let leads = self.is_leader() || !self.alone;
         self.stopping || (room && leads && self.log_has_room())
@@ -154,12 +153,17 @@ impl Replica {
                 grant.id = (id & i64::MAX as u64) as i64;
             }
         }
-        let mut cost = cost(&self.state.store, &request);
+        let mut cost = cost(&self.state.store, &request, self.waiting.total().value_bytes);
         self.make_room(Tier::of(&request), cost, actions)?;
         let data = self.encode(&request, id);
         cost.entry_bytes = data.len();
         let (term, index) = self.append(data).ok_or(errors::NO_LEADER)?;
-        self.waiting.push(Proposed { term, index, token, request, cost });
+        let hold = if cost.run_bytes > 0 { self.state.store.hold(cost.run_bytes) } else { None };
+        assert!(
+            hold.is_some() || cost.run_bytes == 0 || base::bug!(RoomNotReserved),
+            "room was made for the run"
+        );
+        self.waiting.push(Proposed { term, index, token, request, cost, hold });
         Ok(())
     }
 
@@ -208,13 +212,18 @@ impl Replica {
         let total = self.waiting.total();
         let store = &mut self.state.store;
         let room = tree::Room {
-            bytes: total.room_bytes + cost.room_bytes,
-            run_bytes: total.run_bytes + cost.run_bytes,
+            bytes: total.room_bytes + cost.room_bytes + cost.run_bytes,
+            run_bytes: cost.run_bytes,
             keep_bytes: tier.keep_bytes(store.reserve_bytes()),
         };
-        if base::bug!(RoomNotReserved) || store.make_room(room).is_ok() {
+        let made = if base::bug!(RoomNotReserved) { Ok(()) } else { store.make_room(room) };
+        let Err(refused) = made else {
             self.shortage.disk &= !matches!(tier, Tier::Growth);
             return Ok(());
+        };
+        if !refused.is_for_room() {
+            actions.push(Action::DiskFailed { what: refused.to_string() });
+            return Err(errors::STOPPED);
         }
         self.shortage.disk = true;
         let not_used = store.allocated_bytes().saturating_sub(store.used_bytes());
@@ -248,14 +257,17 @@ impl Replica {
         let mut short = false;
         if self.removal_runnable() && !self.state.begin_hash(actions) {
             let steps = [COMPACTION_STEP_CHANGES, COMPACTION_STEP_CHANGES / 8, 1];
-            match steps.into_iter().find(|&changes| self.has_room_for(self.state.removal_room(changes))) {
+            match steps
+                .into_iter()
+                .find(|&changes| self.has_room_for(self.state.removal_room(changes), actions))
+            {
                 Some(changes) if self.state.removal_step(changes, actions) => {}
                 Some(_) => self.removal_retry_at = self.now + BACKGROUND_RETRY_MS,
                 None => short = true,
             }
         }
         if self.state.defragment_runnable() {
-            if self.has_room_for(self.state.defragment_room()) {
+            if self.has_room_for(self.state.defragment_room(), actions) {
                 self.state.defragment_step(actions);
             } else {
                 short = true;
@@ -267,13 +279,19 @@ impl Replica {
         }
     }
 
-    fn has_room_for(&mut self, bytes: u64) -> bool {
+    fn has_room_for(&mut self, bytes: u64, actions: &mut Vec<Action>) -> bool {
         let room = tree::Room {
             bytes: self.waiting.total().room_bytes + bytes,
-            run_bytes: self.waiting.total().run_bytes,
+            run_bytes: 0,
             keep_bytes: Tier::Background.keep_bytes(self.state.store.reserve_bytes()),
         };
-        self.state.store.make_room(room).is_ok()
+        let made = self.state.store.make_room(room);
+        if let Err(refused) = &made
+            && !refused.is_for_room()
+        {
+            actions.push(Action::DiskFailed { what: refused.to_string() });
+        }
+        made.is_ok()
     }
 
     fn alarm_is_coming(&self, alarm: pb::AlarmType) -> bool {
@@ -353,7 +371,8 @@ impl Replica {
             actions.push(Action::PrepareSegment(job));
         }
         // Growing blocks, so a helper keeps ahead: by half of the reserve, and by what comes when the load doubles.
-        let ahead_bytes = self.state.store.reserve_bytes() / 2 + 2 * self.waiting.total().room_bytes;
+        let total = self.waiting.total();
+        let ahead_bytes = self.state.store.reserve_bytes() / 2 + 2 * (total.room_bytes + total.run_bytes);
         if self.now >= self.shortage.grow_retry_at
             && let Some(job) = self.state.store.grow_job(ahead_bytes)
         {
@@ -365,36 +384,31 @@ impl Replica {
     }
 }
 
-/// What applying a request may take, bytes; its entry is added when it is known.
-fn cost(store: &Store, request: &Request) -> Cost {
-    let (room_bytes, run_bytes) = match request {
+/// What applying a request may take, bytes; its entry is added when it is known. `kept_len`: the longest value of those
+/// that wait.
+fn cost(store: &Store, request: &Request, kept_len: usize) -> Cost {
+    let insert = |tree, key_len, value_len| Room::scattered(store.insert_cost(tree, key_len, value_len));
+    let mut value_bytes = 0;
+    let room = match request {
         Request::Put(put) => {
-            // A value that is kept is stored again.
-            let kept = kept_len(store, put);
-            let bytes = put.key.len() + kept.unwrap_or(put.value.len());
-            let leased = put.lease != 0 || put.ignore_lease;
-            let room = mvcc::quota::room_for_put(store, put.key.len(), bytes - put.key.len(), leased);
-            (room, if bytes < RUN_BYTES_MIN { 0 } else { room })
+            value_bytes = put.value.len();
+            quota::room_for_put_as_is(store, put, kept_len)
         }
-        Request::DeleteRange(delete) => (mvcc::quota::room_for_delete(store, delete), 0),
+        Request::DeleteRange(delete) => quota::room_for_delete(store, delete),
         Request::Txn(txn) => {
-            let room = mvcc::quota::room_for_txn(store, txn);
-            (room, room)
+            value_bytes = quota::longest_value(&txn.success).max(quota::longest_value(&txn.failure));
+            quota::room_for_txn(store, txn, kept_len)
         }
-        Request::LeaseGrant(_) => (store.insert_cost(LEASES, 8, SMALL_RECORD_BYTES), 0),
+        Request::LeaseGrant(_) => insert(LEASES, 8, SMALL_RECORD_BYTES),
         Request::LeaseRevoke(revoke) => {
-            (mvcc::quota::room_for_revoke(store, revoke.id) + store.insert_cost(LEASES, 8, 0), 0)
+            let keys = quota::room_for_revoke(store, revoke.id);
+            Room { bytes: keys.bytes + store.insert_cost(LEASES, 8, 0), ..keys }
         }
         // It moves words of the stamp; the removal has room of its own.
-        Request::Compaction(_) => (0, 0),
-        Request::Alarm(_) => (store.insert_cost(ALARMS, SMALL_RECORD_BYTES, 0), 0),
-        Request::Other(_) => (store.insert_cost(META, SMALL_RECORD_BYTES, SMALL_RECORD_BYTES), 0),
+        Request::Compaction(_) => Room::default(),
+        Request::Alarm(_) => insert(ALARMS, SMALL_RECORD_BYTES, 0),
+        Request::Other(_) => insert(META, SMALL_RECORD_BYTES, SMALL_RECORD_BYTES),
     };
-    Cost { entry_bytes: 0, room_bytes, run_bytes }
-}
-
-/// The length of the stored cell whose value a put keeps.
-fn kept_len(store: &Store, put: &pb::PutRequest) -> Option<usize> {
-    put.ignore_value
-        .then(|| mvcc::versions::newest(store.view(), &put.key).map_or(0, |cell| cell.stored().len()))
+    let room_bytes = room.bytes.checked_sub(room.run_bytes).expect("runs are part of the room");
+    Cost { entry_bytes: 0, room_bytes, run_bytes: room.run_bytes, value_bytes }
 }

@@ -82,8 +82,12 @@ pub enum Action {
     HashCompaction(HashJob),
     /// For the helper pool; then [`Event::ColdDropped`].
     DropCold(tree::DropJob),
-    /// For the helper pool; no answer, but [`Event::GrowthRefused`] where there is no room.
+    /// For the helper pool; no answer, but [`Event::GrowthRefused`] where there is no room. Any other error is final.
     Grow(tree::GrowJob),
+    /// The disk failed otherwise than by being full: the process ends (law 8), and says this.
+    DiskFailed {
+        what: String,
+    },
     /// For the helper pool; no answer.
     Populate(tree::PopulateJob),
     Outcome(Outcome),

@@ -350,15 +350,16 @@ impl Replica {
     }
 
     fn apply_request(&mut self, entry: &Entry, actions: &mut Vec<Action>) {
-        let mut lost = std::mem::take(&mut self.passed);
+        let mut lost = Vec::new();
         let proposed = self.waiting.take(entry.term, entry.index, &mut lost);
-        for token in lost.drain(..) {
-            actions.push(Action::outcome(token, Err(errors::TIMEOUT_DUE_TO_LEADER_FAIL)));
+        for proposed in lost {
+            proposed.hold.into_iter().for_each(|hold| self.state.store.give_back(hold));
+            let outcome = |token| Action::outcome(token, Err(errors::TIMEOUT_DUE_TO_LEADER_FAIL));
+            actions.extend(proposed.token.map(outcome));
         }
-        self.passed = lost;
         self.state.work.collect = self.published.watchers() > 0;
         self.state.work.answers = proposed.as_ref().is_some_and(|proposed| proposed.token.is_some());
-        let Some(proposed) = proposed else {
+        let Some(mut proposed) = proposed else {
             // Another member's, or one of an earlier life, or the replica's own.
             let (_, request) = Request::decode(&entry.data)
                 .unwrap_or_else(|error| panic!("a committed entry does not decode: {error}"));
@@ -379,7 +380,9 @@ impl Replica {
             Ok(proposed.request.clone()),
             "what is applied is what was logged"
         );
+        proposed.hold.take().into_iter().for_each(|hold| self.state.store.open_hold(hold));
         let result = self.state.apply(&proposed.request, self.now, actions);
+        self.state.store.close_hold();
         if proposed.token.is_none() {
             note_unasked(&proposed.request, &result, actions);
         }
@@ -623,7 +626,7 @@ impl Replica {
     /// The file does not get shorter, and no free page is withheld, at the cost of proposals on their way.
     fn say_what_is_owed(&mut self) {
         let owed = self.waiting.total();
-        self.state.store.owes(owed.room_bytes, owed.run_bytes);
+        self.state.store.owes(owed.room_bytes);
     }
 
     fn drop_excess(&mut self, actions: &mut Vec<Action>) {

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use base::{CallToken, Index, Term};
+use tree::Hold;
 
 use crate::event::Request;
 
@@ -16,6 +17,8 @@ pub(crate) struct Proposed {
     pub token: Option<CallToken>,
     pub request: Request,
     pub cost: Cost,
+    /// For its runs of several pages.
+    pub hold: Option<Hold>,
 }
 
 /// What a proposal takes until it is applied, bytes.
@@ -23,10 +26,12 @@ pub(crate) struct Proposed {
 pub(crate) struct Cost {
     /// Its entry.
     pub entry_bytes: usize,
-    /// Page space that apply may need.
+    /// Page space that apply may need, wherever it lies.
     pub room_bytes: u64,
-    /// So much of it in one piece.
+    /// Page space that is held for its runs.
     pub run_bytes: u64,
+    /// The longest value that it puts; of all that wait, and of some that waited.
+    pub value_bytes: usize,
 }
 
 #[derive(Default)]
@@ -63,11 +68,12 @@ impl Waiting {
         self.total.entry_bytes += proposed.cost.entry_bytes;
         self.total.room_bytes += proposed.cost.room_bytes;
         self.total.run_bytes += proposed.cost.run_bytes;
+        self.total.value_bytes = self.total.value_bytes.max(proposed.cost.value_bytes);
         self.queue.push_back(proposed);
     }
 
     /// The proposal of the entry that is applied now; those that lost their place go to `lost`.
-    pub fn take(&mut self, term: Term, index: Index, lost: &mut Vec<CallToken>) -> Option<Proposed> {
+    pub fn take(&mut self, term: Term, index: Index, lost: &mut Vec<Proposed>) -> Option<Proposed> {
         while let Some(front) = self.queue.front()
             && front.index <= index
         {
@@ -75,11 +81,14 @@ impl Waiting {
             self.total.entry_bytes -= front.cost.entry_bytes;
             self.total.room_bytes -= front.cost.room_bytes;
             self.total.run_bytes -= front.cost.run_bytes;
+            if self.queue.is_empty() {
+                self.total.value_bytes = 0;
+            }
             if (front.term, front.index) == (term, index) {
                 assert!(!self.queue.is_empty() || self.total == Cost::default(), "each cost is counted once");
                 return Some(front);
             }
-            lost.extend(front.token);
+            lost.push(front);
         }
         None
     }
@@ -94,9 +103,9 @@ mod tests {
     }
 
     fn proposed(term: Term, index: Index) -> Proposed {
-        let cost = Cost { entry_bytes: 10, room_bytes: 20, run_bytes: 30 };
+        let cost = Cost { entry_bytes: 10, room_bytes: 20, run_bytes: 30, value_bytes: 40 };
         let request = Request::Alarm(Default::default());
-        Proposed { term, index, token: Some(token(index as u32)), request, cost }
+        Proposed { term, index, token: Some(token(index as u32)), request, cost, hold: None }
     }
 
     #[test]
@@ -106,17 +115,19 @@ mod tests {
         for index in [5, 7, 8] {
             waiting.push(proposed(2, index));
         }
-        assert_eq!(waiting.total(), Cost { entry_bytes: 30, room_bytes: 60, run_bytes: 90 });
+        let total = Cost { entry_bytes: 30, room_bytes: 60, run_bytes: 90, value_bytes: 40 };
+        assert_eq!(waiting.total(), total);
+        let tokens = |lost: &[Proposed]| lost.iter().filter_map(|lost| lost.token).collect::<Vec<_>>();
         assert!(waiting.take(1, 4, &mut lost).is_none());
         assert_eq!(waiting.take(2, 5, &mut lost).map(|found| found.index), Some(5));
         assert!(waiting.take(2, 6, &mut lost).is_none(), "an entry of the replica's own");
         assert!(lost.is_empty());
         // Another leader's entry stands at 7.
         assert!(waiting.take(3, 7, &mut lost).is_none());
-        assert_eq!(lost, [token(7)]);
+        assert_eq!(tokens(&lost), [token(7)]);
         waiting.push(proposed(4, 8));
         assert_eq!(waiting.take(4, 8, &mut lost).map(|found| found.term), Some(4));
-        assert_eq!(lost, [token(7), token(8)]);
+        assert_eq!(tokens(&lost), [token(7), token(8)]);
         assert!(waiting.is_empty() && waiting.total() == Cost::default());
     }
 }

@@ -3,7 +3,7 @@
 
 mod rig;
 
-use disk::sim::KeepSet;
+use disk::sim::{Fault, KeepSet};
 use disk::{Files, SimFiles};
 use mainstay_replica as replica;
 use proto::errors;
@@ -124,6 +124,94 @@ fn a_data_file_that_cannot_grow_refuses_growth_and_lets_the_rest_through() {
     again.files.set_capacity(1 << 50);
     let more = fill_some(&mut again, 200);
     assert_eq!(more, 200, "with room it goes on");
+}
+
+/// Long values and short ones wait for the log together, and the disk is full: what is free lies in pieces, and each long
+/// one was promised pages side by side.
+#[test]
+fn long_values_that_were_accepted_find_their_run() {
+    let mut random = base::Random::new(5);
+    let (mut stored, mut refused) = (0, 0);
+    for round in 0..30 {
+        let setup = Setup { reserve_bytes: 1 << 20, ..Setup::default() };
+        let mut rig = Rig::serving(SimFiles::new(), setup.clone(), round);
+        let room = used(&rig.files) + 8 * rig::SEGMENT_BYTES + 3 * rig::CHUNK_BYTES;
+        rig.files.set_capacity(room);
+        let keys = fill(&mut rig, 4000);
+        let member = rig.replica.published().member_id;
+        for key in keys.iter().filter(|_| random.one_in(2)) {
+            rig.ask(delete(key, "")).unwrap();
+        }
+        let revision = rig.revision();
+        let compaction = rig.propose(compact(revision, true));
+        rig.wait(compaction).unwrap();
+        (0..6).for_each(|_| rig.tick(1000));
+        rig.ask(alarm(DEACTIVATE, member, NOSPACE)).unwrap();
+        // From here on the file cannot grow at all.
+        let full = used(&rig.files);
+        rig.files.set_capacity(full);
+        for _ in 0..6 {
+            let calls: Vec<(u32, String, usize)> = (0..1 + random.below(40))
+                .map(|number| {
+                    let len =
+                        if random.one_in(4) { 30_000 + random.below(90_000) } else { random.below(900) };
+                    let key = format!("k{}-{number}", random.below(30));
+                    (rig.propose(put(&key, &vec![3; len as usize])), key, len as usize)
+                })
+                .collect();
+            let mut last = std::collections::BTreeMap::new();
+            for (call, key, len) in calls {
+                match rig.wait(call) {
+                    Ok(_) => {
+                        stored += u32::from(len > 900);
+                        last.insert(key, len);
+                    }
+                    Err(error) => {
+                        refused += 1;
+                        let full = error == errors::NO_SPACE || error == errors::REQUEST_TOO_MANY_REQUESTS;
+                        assert!(full, "{error:?}");
+                    }
+                }
+            }
+            for (key, len) in last {
+                assert_eq!(rig.get(key.as_bytes()).map(|value| value.len()), Some(len), "{key}");
+            }
+            rig.tick(1000);
+        }
+        let hash = rig.hash_kv();
+        let again = Rig::serving(rig.crash(&mut |count, _| KeepSet::none(count)), setup, 2);
+        assert_eq!(again.hash_kv(), hash);
+    }
+    assert!(stored > 30 && refused > 30, "{stored} stored, {refused} refused");
+}
+
+/// Puts until the data file grows; the growth's number among the operations.
+fn grow_in_admission(rig: &mut Rig, fail_at: Option<u64>) -> u64 {
+    rig.growth_is_late = true;
+    for number in 0..5000 {
+        rig.settle();
+        let before = rig.files.operations();
+        if let Some(number) = fail_at {
+            rig.files.fail_at(number, Fault::Io);
+        }
+        let _call = rig.propose(put(&format!("k{number}"), &[1; 4000]));
+        if rig.files.operations() > before {
+            return before;
+        }
+    }
+    panic!("the file would have to grow");
+}
+
+/// A disk that fails is not a full one: nobody is told to make room, and the process ends (law 8).
+#[test]
+fn growth_that_fails_otherwise_ends_the_process() {
+    let serving = || Rig::serving(SimFiles::new(), Setup::default(), 1);
+    let growth = grow_in_admission(&mut serving(), None);
+    let mut rig = serving();
+    assert_eq!(grow_in_admission(&mut rig, Some(growth)), growth);
+    assert!(rig.failed.take().is_some_and(|what| what.contains("cannot grow")));
+    rig.settle();
+    assert_eq!((rig.alarms(), raised(&rig)), (vec![], 0));
 }
 
 fn fill_some(rig: &mut Rig, count: u32) -> u32 {
@@ -316,7 +404,7 @@ fn a_disk_that_fills_and_empties_at_random_loses_nothing() {
         for number in 0..400u32 {
             if rig.random.one_in(12) {
                 let more = rig.random.below(2) * rig::CHUNK_BYTES / 2;
-                let capacity = if rig.random.one_in(5) { 1 << 50 } else { used(&rig.files) + more };
+                let capacity = if rig.random.one_in(10) { 1 << 50 } else { used(&rig.files) + more };
                 rig.files.set_capacity(capacity);
             }
             let by = rig.random.below(300);

@@ -9,7 +9,7 @@
 //!
 //! Invariant: what a drop covers is durable or of no use, and is not written while the drop runs: live pages are
 //! immutable, free ones are withheld, waiting ones come free only after it ([`crate::pages::Pages::bounds`]), and a
-//! window with a page that is in memory alone, or belongs to a checkpoint's bitmap, is passed by. What is withheld is
+//! window with a page that is in memory alone, or is held, is passed by. What is withheld is
 //! neither of the reserve nor of what was promised.
 
 use std::io;
@@ -196,6 +196,7 @@ impl Store {
             || any(&self.pages.loose)
             || self.checkpoints.being_written().is_some_and(any) && !base::bug!(PageDroppedWhileWritten)
             || self.checkpoints.held().any(overlaps)
+            || self.pages.holds.iter().any(overlaps)
         {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Which page may be used for what, and when a freed page may be used again.
 //!
 //! A page is *live* (the working root reaches it), *waiting* (superseded, but a pin or a durable meta may still reach
-//! it), *held* by a checkpoint's bitmap, or *free*. Law 6 is kept here and nowhere else, in [`Pages::bounds`]:
+//! it), *held* by a checkpoint's bitmap or for a run to come ([`crate::hold`]), or *free*. Law 6 is kept here and nowhere else, in [`Pages::bounds`]:
 //!
 //! - A page that was born after the last cut and superseded before the next is in no checkpoint. It waits for the
 //!   pins alone, and is reused first of all: it is hot, and steady overwriting does not grow the file.
@@ -22,6 +22,7 @@
 use std::collections::VecDeque;
 
 use crate::bits::{Bits, FreeSet};
+use crate::hold::Holds;
 
 /// Pages side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,8 @@ pub(crate) struct Pages {
     spare: Vec<Vec<Extent>>,
     /// The file shrinks to this: freed pages go among the others at once, and runs take the lowest hole.
     pub ceiling: Option<u32>,
+    /// Set aside for runs to come.
+    pub holds: Holds,
     /// Pages allocated since some were made ready last.
     pub taken: u64,
     /// The tail is private memory up to here.
@@ -163,7 +166,7 @@ impl Pages {
         Some(first)
     }
 
-    fn mark_live(&mut self, first: u32, pages: u32) {
+    pub(crate) fn mark_live(&mut self, first: u32, pages: u32) {
         self.taken += u64::from(pages);
         for no in first..first + pages {
             assert!(self.live.insert(no), "page {no} is allocated once");
@@ -389,7 +392,7 @@ impl Pages {
         }
     }
 
-    /// Takes pages for a checkpoint's bitmap: neither live nor free. They do not go through the mapping.
+    /// Takes pages for a checkpoint's bitmap, or for a hold: neither live nor free.
     pub fn allocate_held(&mut self, pages: u32) -> Option<u32> {
         self.choose(pages)
     }

@@ -25,12 +25,20 @@ use crate::space::{PageWriter, Space};
 use crate::view::{LEVELS_MAX, View};
 use crate::{Options, Stamp, TreeId};
 
-/// There is no room for what was asked; nothing has changed. The one I/O error that is an answer.
+/// There is no room for what was asked; nothing has changed.
 #[derive(Debug)]
 pub struct NoSpace {
     /// Bytes that were to be there, the reserve included.
     pub wanted_bytes: u64,
     pub source: io::Error,
+}
+
+impl NoSpace {
+    /// The device is full, or the file as long as it can be: the one I/O error that is an answer. Any other is the
+    /// caller's to end the process with (law 8).
+    pub fn is_for_room(&self) -> bool {
+        disk::is_no_space(&self.source)
+    }
 }
 
 impl std::fmt::Display for NoSpace {
@@ -63,7 +71,8 @@ pub struct GrowJob {
 }
 
 impl GrowJob {
-    /// An error is no more than a hint: [`Store::reserve`] tries for itself and answers.
+    /// That there is no room is no more than a hint: [`Store::reserve`] tries for itself and answers. Any other error
+    /// is for the caller to end the process with (law 8).
     pub fn run(self) -> io::Result<()> {
         self.mapping.grow(self.pages)
     }
@@ -234,6 +243,15 @@ impl Store {
         u64::from(pages) * PAGE_BYTES as u64
     }
 
+    /// How much of [`Store::insert_cost`] are runs of several pages, which need them side by side, bytes: the measure of
+    /// [`Store::hold`].
+    pub fn run_cost(&self, key_len: usize, value_len: usize) -> u64 {
+        let run = |len: usize| if run_pages(len) > 1 { run_pages(len) } else { 0 };
+        // The key, and one as long that separates two pages.
+        let key = if key_len > KEY_INLINE_MAX { 2 * run(key_len) } else { 0 };
+        u64::from(key + run(value_len)) * PAGE_BYTES as u64
+    }
+
     /// Sees to it that `bytes` of page space are free beyond the standing reserve (`Options::reserve_bytes`), in
     /// one piece if need be: grows the file by whole chunks. After Ok, insertions that cost no more cannot fail. On
     /// error nothing has changed, and deletions and checkpoints still have the reserve (law 8).
@@ -263,10 +281,9 @@ impl Store {
         Ok(())
     }
 
-    /// What is still to be taken of the room last promised, bytes: less when some was used, or given up.
-    pub fn owes(&mut self, bytes: u64, run_bytes: u64) {
-        assert!(run_bytes <= bytes, "a run is part of what is owed");
-        self.promised = Room { bytes, run_bytes, keep_bytes: 0 };
+    /// What is still to be taken of the room last promised, bytes, beside what is held: less when some was used, or given up.
+    pub fn owes(&mut self, bytes: u64) {
+        self.promised = Room { bytes, run_bytes: 0, keep_bytes: 0 };
     }
 
     /// Free pages that must stay: what was promised, beyond the whole reserve.
@@ -332,6 +349,11 @@ impl Store {
     }
 
     pub(crate) fn allocate(&mut self, pages: u32) -> u32 {
+        if pages > 1
+            && let Some(first) = self.pages.allocate_from_hold(pages)
+        {
+            return first;
+        }
         loop {
             if let Some(first) = self.pages.allocate(pages) {
                 return first;

@@ -22,7 +22,7 @@ pub struct VerifyReport {
     pub levels: u8,
     /// Pages and runs whose checksum was compared.
     pub stamps: u64,
-    /// Pages free below the last one in use, waiting for pins or metas, and held by bitmaps.
+    /// Pages free below the last one in use, waiting for pins or metas, and held for bitmaps and runs.
     pub free: u64,
     pub waiting: u64,
     pub held: u64,
@@ -74,10 +74,10 @@ pub fn verify(store: &Store) -> Result<VerifyReport, VerifyError> {
     if let Some(no) = waiting.iter().find(|no| free.contains(*no)) {
         return wrong(no, "is free and waits");
     }
-    for held in store.checkpoints.held() {
+    for held in store.checkpoints.held().chain(store.pages.holds.iter()) {
         for no in held.page..held.page + held.pages {
             if walk.seen.contains(no) || free.contains(no) || waiting.contains(no) {
-                return wrong(no, "belongs to a checkpoint's bitmap and to something else");
+                return wrong(no, "is held, for a bitmap or a run, and something else");
             }
             report.held += 1;
         }

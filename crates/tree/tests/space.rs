@@ -89,7 +89,7 @@ fn pages_that_a_drop_withholds_are_not_those_of_the_reserve() {
             store.drop_done(job.run().unwrap());
         }
         // With nothing owed it takes what is beyond the reserve.
-        store.owes(0, 0);
+        store.owes(0);
         checkpoint(&mut store);
         checkpoint(&mut store);
         assert!(store.drop_cold(u64::MAX, true).is_some());
@@ -117,6 +117,69 @@ fn a_file_that_gets_shorter_keeps_what_was_promised() {
         assert!(store.allocated_bytes() < before - (1 << 20), "{} of {before}", store.allocated_bytes());
         take_what_was_promised(&files, &mut store, promised_bytes, value);
     }
+}
+
+/// What is free lies in pieces, and all but one long piece is small: whoever holds that one gets it, though others took
+/// all the rest in the meantime.
+#[test]
+fn what_is_held_is_there_for_a_run_whatever_else_was_stored() {
+    let mut random = Random::new(3);
+    let (mut held, mut refused) = (0, 0);
+    for round in 0..200 {
+        let files = SimFiles::new();
+        files.set_capacity(3 << 20);
+        let (mut store, model) = thinned(&files, small(), (1 << 20) + random.below(1 << 20), 2);
+        (0..random.below(3)).for_each(|_| checkpoint(&mut store));
+        let value = vec![7; 5000 + random.below(40_000) as usize];
+        let run_bytes = store.run_cost(9, value.len());
+        assert!(run_bytes >= value.len() as u64 && run_bytes <= store.insert_cost(PLAIN, 9, value.len()));
+        let room = |bytes| tree::Room { bytes, run_bytes, keep_bytes: 64 << 10 };
+        let cost = store.insert_cost(PLAIN, 9, value.len());
+        if store.make_room(room(cost)).is_err() {
+            refused += 1;
+            continue;
+        }
+        let hold = store.hold(run_bytes).expect("room was made");
+        verified(&store);
+        // Small ones take what they can get, up to what was promised to the long one beside its run.
+        let small_cost = store.insert_cost(PLAIN, 9, 10);
+        for number in 0u64.. {
+            let room =
+                tree::Room { bytes: small_cost + cost - run_bytes, run_bytes: 0, keep_bytes: 64 << 10 };
+            if store.make_room(room).is_err() || number == 2000 {
+                break;
+            }
+            store.insert(PLAIN, &[&[0xee][..], &random.next_u64().to_be_bytes()].concat(), &[1; 10]);
+            if random.one_in(3) {
+                store.publish();
+            }
+        }
+        if store.is_touched() {
+            store.publish();
+        }
+        // A drop goes around it.
+        if let Some(job) = store.drop_cold(u64::MAX, true) {
+            store.drop_done(job.run().unwrap());
+        }
+        verified(&store);
+        if round % 4 == 0 {
+            store.give_back(hold);
+            verified(&store);
+            continue;
+        }
+        files.set_capacity(store.allocated_bytes());
+        held += 1;
+        store.open_hold(hold);
+        store.insert(PLAIN, b"long-key!", &value);
+        store.close_hold();
+        store.publish();
+        verified(&store);
+        assert_eq!(store.view().get(PLAIN, b"long-key!"), Some(&value[..]));
+        assert!(store.view().len(PLAIN) > model.trees[PLAIN].len() as u64);
+        checkpoint(&mut store);
+        verified(&store);
+    }
+    assert!(held > 50, "{held} held, {refused} refused");
 }
 
 #[test]

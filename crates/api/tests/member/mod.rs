@@ -238,6 +238,7 @@ impl Member {
                     job.run().expect("the disk has room");
                     continue;
                 }
+                Action::DiskFailed { what } => panic!("{what}"),
                 Action::Populate(job) => {
                     job.run();
                     continue;

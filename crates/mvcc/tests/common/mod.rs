@@ -86,7 +86,7 @@ impl Member {
         request: pb::InternalRaftRequest,
         apply: impl FnOnce(&mut Apply<'_>) -> R,
     ) -> R {
-        let room = quota::room(&self.store, &request);
+        let room = quota::room(&self.store, &request, 0).bytes;
         let before = self.store.used_bytes() + self.store.waiting_bytes();
         let result = self.apply(apply);
         let taken = (self.store.used_bytes() + self.store.waiting_bytes()).saturating_sub(before);

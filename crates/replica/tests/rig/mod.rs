@@ -109,6 +109,10 @@ pub struct Rig {
     /// In the order in which they came.
     pub answered: Vec<u32>,
     pub notes: Vec<Note>,
+    /// Nobody grows the data file ahead of need.
+    pub growth_is_late: bool,
+    /// Why the process would have ended.
+    pub failed: Option<String>,
     pub ready: u32,
     pub stopped: u32,
     pub events: Vec<Arc<mvcc::event::EventBatch>>,
@@ -152,6 +156,8 @@ impl Rig {
             answers: HashMap::new(),
             answered: Vec::new(),
             notes: Vec::new(),
+            growth_is_late: false,
+            failed: None,
             ready: 0,
             stopped: 0,
             events: Vec::new(),
@@ -208,7 +214,9 @@ impl Rig {
                 Action::Checkpoint(job) => self.jobs.push(Job::Checkpoint(job)),
                 Action::HashCompaction(job) => self.jobs.push(Job::Hash(job)),
                 Action::DropCold(job) => self.jobs.push(Job::Drop(job)),
+                Action::Grow(_) if self.growth_is_late => {}
                 Action::Grow(job) => self.jobs.push(Job::Grow(job)),
+                Action::DiskFailed { what } => self.failed = Some(what),
                 Action::Populate(job) => job.run(),
                 Action::Outcome(outcome) => {
                     let stream = outcome.token.stream;

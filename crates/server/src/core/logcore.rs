@@ -251,12 +251,13 @@ impl LogCore {
             Action::Populate(job) => self.pool.run(move || job.run()),
             Action::Grow(job) => {
                 let sender = self.sender.clone();
-                self.pool.run(move || {
-                    if job.run().is_err() {
-                        sender.send(Event::GrowthRefused);
-                    }
+                self.pool.run(move || match job.run() {
+                    Ok(()) => {}
+                    Err(error) if disk::is_no_space(&error) => sender.send(Event::GrowthRefused),
+                    Err(error) => fatal(&format!("the data file could not grow: {error}")),
                 });
             }
+            Action::DiskFailed { what } => fatal(&what),
             Action::DropCold(job) => {
                 let sender = self.sender.clone();
                 self.pool.run(move || match job.run() {

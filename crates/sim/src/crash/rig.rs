@@ -152,6 +152,7 @@ impl Rig {
                 Action::HashCompaction(job) => self.jobs.push(Job::Hash(job)),
                 Action::DropCold(job) => self.jobs.push(Job::Drop(job)),
                 Action::Grow(job) => self.jobs.push(Job::Grow(job)),
+                Action::DiskFailed { what } => return Err(what),
                 Action::Populate(job) => job.run(),
                 Action::Outcome(outcome) => self.answered(&outcome.result)?,
                 Action::Ready => self.ready = true,

@@ -68,7 +68,8 @@ impl Job {
             Job::Drop(job) => replica::Event::ColdDropped(job.run().map_err(|_| Fatal)?),
             Job::Grow(job) => match job.run() {
                 Ok(()) => return Ok(None),
-                Err(_) => replica::Event::GrowthRefused,
+                Err(error) if disk::is_no_space(&error) => replica::Event::GrowthRefused,
+                Err(_) => return Err(Fatal),
             },
             Job::Populate(job) => {
                 job.run();

@@ -367,6 +367,7 @@ impl Process {
             Action::HashCompaction(job) => self.give_job(env, Job::Hash(job)),
             Action::DropCold(job) => self.give_job(env, Job::Drop(job)),
             Action::Grow(job) => self.give_job(env, Job::Grow(job)),
+            Action::DiskFailed { .. } => self.end = Some(End::Disk),
             Action::Populate(job) => self.give_job(env, Job::Populate(job)),
             Action::Outcome(outcome) => {
                 self.outboxes[usize::from(outcome.token.shard)].push(ToShard::Outcome(outcome));
