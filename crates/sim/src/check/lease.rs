@@ -62,10 +62,11 @@ pub struct Summary {
 /// Promises and revocations that are looked at for one statement, newest first: later ones outweigh earlier ones.
 const LOOKED_AT: usize = 16;
 
-/// Between two leaders, microseconds: nobody expired anything from `lost` to `won`.
+/// Between two leaders: nobody expired anything from `lost` to `won`. What came before and after is told by their steps,
+/// since a clock may stand still.
 struct Interregnum {
-    lost_us: u64,
-    won_us: u64,
+    lost: Moment,
+    won: Moment,
 }
 
 /// A stretch of steps in which something took effect.
@@ -85,7 +86,7 @@ struct Grant {
 
 struct Promise {
     when: When,
-    from_us: u64,
+    from: Moment,
     ttl_s: i64,
     /// Not gone before this, on the recorder's clock, whatever leaders came.
     until_us: u64,
@@ -188,15 +189,14 @@ pub fn check(history: &History, timeline: &Timeline, clocks: &Clocks) -> Result<
 fn interregna(history: &History) -> Vec<Interregnum> {
     let elections = history.notes.iter().any(|(_, note)| matches!(note, Note::LeaderWon { .. }));
     let mut interregna = Vec::new();
-    let mut lost: Option<u64> = None;
+    let mut lost: Option<Moment> = None;
     for (at, note) in &history.notes {
         match (note, elections) {
             (Note::Stopped { .. }, false) | (Note::LeaderLost, true) => {
-                lost = Some(at.at_us);
+                lost = Some(*at);
             }
             (Note::Started { .. }, false) | (Note::LeaderWon { .. }, true) => {
-                let lost_us = lost.take().unwrap_or(at.at_us);
-                interregna.push(Interregnum { lost_us, won_us: at.at_us });
+                interregna.push(Interregnum { lost: lost.take().unwrap_or(*at), won: *at });
             }
             _ => {}
         }
@@ -211,15 +211,15 @@ struct Terms<'t> {
 }
 
 impl Terms<'_> {
-    /// Until when a lease that was granted or renewed at `from_us` surely lives, as leaders up to `by_us` see it.
-    fn promised(&self, from_us: u64, ttl_s: i64, by_us: u64) -> u64 {
+    /// Until when a lease that was granted or renewed at `from` surely lives, microseconds, as leaders up to a step see it.
+    fn promised(&self, from: Moment, ttl_s: i64, by_step: u64) -> u64 {
         let ttl_us = ttl_s.max(0) as u64 * (1_000_000 - self.clocks.drift_ppm.min(1_000_000));
         let until = |from_us: u64| (from_us + ttl_us).saturating_sub(self.clocks.slack_us);
-        let mut until_us = until(from_us);
-        for gap in self.interregna.iter().take_while(|gap| gap.won_us <= by_us) {
+        let mut until_us = until(from.at_us);
+        for gap in self.interregna.iter().take_while(|gap| gap.won.step <= by_step) {
             // Due before the old leader ended: its end may be in the log already.
-            if gap.lost_us >= from_us && until_us > gap.lost_us {
-                until_us = until_us.max(until(gap.won_us));
+            if gap.lost.step >= from.step && until_us > gap.lost.at_us {
+                until_us = until_us.max(until(gap.won.at_us));
             }
         }
         until_us
@@ -227,13 +227,12 @@ impl Terms<'_> {
 
     fn promise(&self, op: &Operation, ttl_s: i64) -> Promise {
         let when = When { call: op.call.step, end: op.end_step() };
-        let from_us = op.call.at_us;
-        let until_us = self.promised(from_us, ttl_s, u64::MAX);
+        let until_us = self.promised(op.call, ttl_s, u64::MAX);
         let granted_at = match op.answer() {
             Some(Answer::LeaseGrant { revision, .. }) => Some(*revision),
             _ => None,
         };
-        Promise { when, from_us, ttl_s, until_us, granted_at }
+        Promise { when, from: op.call, ttl_s, until_us, granted_at }
     }
 }
 
@@ -440,8 +439,7 @@ impl Lease<'_> {
                 }
                 // As whoever answered knew it: later leaders extend it, this one did not know.
                 let known = self.holding(op);
-                let known =
-                    known.map(|promise| terms.promised(promise.from_us, promise.ttl_s, op.call.at_us));
+                let known = known.map(|promise| terms.promised(promise.from, promise.ttl_s, op.call.step));
                 let until_us = known.max().unwrap_or(0);
                 let left_us = (*ttl_s + 1).max(0) as u64 * 1_000_000;
                 if end_us.saturating_add(left_us) < until_us {
@@ -486,10 +484,12 @@ impl Lease<'_> {
             return Ok(());
         };
         let touched_us = touched_us.min(end_us);
-        let renewed_since = |won_us: u64| {
-            self.promises.iter().any(|promise| promise.from_us >= won_us && promise.when.end <= op.call.step)
+        let renewed_since = |won_step: u64| {
+            self.promises
+                .iter()
+                .any(|promise| promise.when.call >= won_step && promise.when.end <= op.call.step)
         };
-        if terms.interregna.iter().any(|gap| gap.lost_us <= end_us && !renewed_since(gap.won_us)) {
+        if terms.interregna.iter().any(|gap| gap.lost.at_us <= end_us && !renewed_since(gap.won.step)) {
             return Ok(());
         }
         let clocks = terms.clocks;
@@ -587,7 +587,7 @@ fn check_late(
     if revision < timeline.last() {
         return Ok(());
     }
-    let won_us = terms.interregna.iter().map(|gap| gap.won_us).max().unwrap_or(0);
+    let won_us = terms.interregna.iter().map(|gap| gap.won.at_us).max().unwrap_or(0);
     let mut late: Vec<LeaseId> = Vec::new();
     for (id, _) in timeline.model.holding() {
         let Some(lease) = leases.get(&id) else { continue };

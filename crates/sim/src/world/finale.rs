@@ -20,6 +20,8 @@ use crate::history::{Note, Outcome};
 const LOOK_US: u64 = 250_000;
 /// Every stage but that of the leases has so long, microseconds.
 const PATIENCE_US: u64 = 90_000_000;
+/// While much flows that was asked for, so much longer in all, microseconds: networks are slow, and values are long.
+const FLOW_US: u64 = 4 * PATIENCE_US;
 /// Leases of more than this are revoked and not waited for, seconds; and so long all others have, microseconds.
 const WAITED_FOR_S: i64 = 30;
 const LEASES_US: u64 = 120_000_000;
@@ -41,7 +43,6 @@ enum Stage {
     Watchers,
     Settle {
         revision: i64,
-        began_us: u64,
     },
     Read,
     End,
@@ -103,6 +104,7 @@ impl Picture {
 pub(super) struct Finale {
     stage: Stage,
     since_us: u64,
+    began_us: u64,
     /// The stage's question was asked.
     asked: bool,
     /// By the network, when the stage was looked at last.
@@ -112,12 +114,20 @@ pub(super) struct Finale {
 
 impl Finale {
     pub fn new() -> Finale {
-        Finale { stage: Stage::Storm, since_us: 0, asked: false, delivered_bytes: 0, picture: None }
+        Finale {
+            stage: Stage::Storm,
+            since_us: 0,
+            began_us: 0,
+            asked: false,
+            delivered_bytes: 0,
+            picture: None,
+        }
     }
 
     fn enter(&mut self, env: &Env, stage: Stage) {
         trace::note(What::Phase { phase: stage.name() });
-        (self.stage, self.since_us, self.asked) = (stage, env.now_us, false);
+        (self.stage, self.asked) = (stage, false);
+        (self.since_us, self.began_us) = (env.now_us, env.now_us);
     }
 
     /// One look. True when all stages are through.
@@ -135,6 +145,13 @@ impl Finale {
                 member.recover(env);
             }
             self.enter(env, Stage::Serve);
+        }
+        // While much still flows nobody can say that something does not come.
+        let delivered_bytes = env.network.counts().delivered_bytes;
+        let flows = delivered_bytes - self.delivered_bytes > QUIET_BYTES;
+        self.delivered_bytes = delivered_bytes;
+        if flows && env.now_us < self.began_us + FLOW_US {
+            self.since_us = env.now_us;
         }
         let limit_us = if self.stage == Stage::Leases { LEASES_US } else { PATIENCE_US };
         if env.now_us > self.since_us + limit_us {
@@ -219,17 +236,10 @@ impl Finale {
                 // Who waits at a connection that broke has no watcher, and does not know it.
                 if clients.iter().all(Client::watches) && !env.network.keeps_from_openers() {
                     let revision = member.process.as_ref().map_or(0, |process| process.revision());
-                    self.enter(env, Stage::Settle { revision, began_us: env.now_us });
+                    self.enter(env, Stage::Settle { revision });
                 }
             }
-            Stage::Settle { revision, began_us } => {
-                // While much still flows nobody can say that something does not come.
-                let delivered_bytes = env.network.counts().delivered_bytes;
-                let flows = delivered_bytes - self.delivered_bytes > QUIET_BYTES;
-                self.delivered_bytes = delivered_bytes;
-                if flows && env.now_us < began_us + PATIENCE_US {
-                    self.since_us = env.now_us;
-                }
+            Stage::Settle { revision } => {
                 if env.now_us > self.since_us + WATCHERS_US {
                     let at_us = env.history_us();
                     env.history.note(at_us, Note::Settled { revision });
