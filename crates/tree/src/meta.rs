@@ -148,7 +148,7 @@ impl Meta {
             let name_len = usize::from(block[at + 7]);
             let root =
                 TreeRoot { page: u32_at(block, at), level: block[at + 6], entries: u64_at(block, at + 8) };
-            let name = block[at + 16..].get(..name_len.min(NAME_BYTES + 1))?.to_vec();
+            let name = block[at + 16..].get(..name_len.min(NAME_BYTES))?.to_vec();
             (name_len <= NAME_BYTES).then_some(TreeRecord { root, suffix: u16_at(block, at + 4), name })
         };
         let meta = Meta {
@@ -198,6 +198,13 @@ mod tests {
         }
         block[8] = 2;
         assert_eq!(Meta::decode(&block, 1), Slot::Version(2));
+        // As much as a page has room for.
+        assert!(TREES_AT + TREES_MAX * TREE_BYTES <= PAGE_BYTES);
+        assert!(TREES_AT + (TREES_MAX + 1) * TREE_BYTES > PAGE_BYTES);
+        let mut long = meta();
+        long.trees[3].name = vec![b'n'; NAME_BYTES];
+        long.encode(&mut block);
+        assert_eq!(Meta::decode(&block, 1), Slot::Valid(Box::new(long)));
         assert_eq!(Meta::decode(&vec![0; PAGE_BYTES], 0), Slot::Empty);
     }
 }

@@ -246,7 +246,11 @@ impl Opening<'_> {
             sequence: meta.sequence,
             publication: meta.publication,
             stamp: meta.stamp,
-            bitmap: meta.bitmap,
+            // Its pages come free one day: never a meta's, nor those of a tree.
+            bitmap: match within(meta) {
+                true if !overlaps(meta.bitmap, &live) && !overlaps(meta.bitmap, &older_live) => meta.bitmap,
+                _ => Extent { page: 0, pages: 0 },
+            },
             pages: meta.pages,
         };
         let mut checkpoints = Checkpoints::new(durable(&newer), older.as_ref().map(durable));
@@ -303,8 +307,7 @@ impl Opening<'_> {
         if meta.bitmap.pages == 0 {
             return Ok(meta.trees.iter().all(|tree| tree.root.page == 0).then(Bits::default));
         }
-        let end = u64::from(meta.bitmap.page) + u64::from(meta.bitmap.pages);
-        if meta.bitmap.page < SLOTS || end > u64::from(meta.pages) {
+        if !within(meta) {
             return Ok(None);
         }
         let mut block = AlignedBuf::zeroed(meta.bitmap.pages as usize * PAGE_BYTES);
@@ -316,6 +319,16 @@ impl Opening<'_> {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
         Ok(Some(Bits::from_words(block.chunks_exact(8).map(word).collect())))
     }
+}
+
+/// Whether the bitmap that a meta names lies among the pages that the meta speaks of.
+fn within(meta: &Meta) -> bool {
+    let end = u64::from(meta.bitmap.page) + u64::from(meta.bitmap.pages);
+    meta.bitmap.page >= SLOTS && end <= u64::from(meta.pages)
+}
+
+fn overlaps(extent: Extent, bits: &Bits) -> bool {
+    (extent.page..extent.page + extent.pages).any(|no| bits.contains(no))
 }
 
 /// All pages that a meta reaches, from the pages themselves.

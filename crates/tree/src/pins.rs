@@ -418,6 +418,24 @@ mod tests {
     }
 
     #[test]
+    fn a_superseded_root_goes_with_the_last_pin_before_it() {
+        let mut store = store();
+        let readers = store.readers();
+        let kept = || readers.superseded.lock().unwrap().len();
+        let reader = readers.register();
+        store.publish();
+        assert_eq!(kept(), 0, "nobody looks at it");
+        let snapshot = reader.pin();
+        for _ in 0..5 {
+            store.publish();
+        }
+        assert_eq!(kept(), 5);
+        drop(snapshot);
+        store.publish();
+        assert_eq!(kept(), 0);
+    }
+
+    #[test]
     fn pin_slots_are_given_back() {
         let store = store();
         for _ in 0..3 {
