@@ -97,7 +97,7 @@ mod tests {
         let write =
             DurableWrite { file: target, offset, data: buffer.as_ptr(), len: len as u32, buffer: slot };
         // SAFETY: the buffer lives until the completion below.
-        unsafe { ring.write_durable(form, 7, &write) }.expect("it is queued");
+        unsafe { ring.write_durable(form, 7, &write) };
         let mut completions = Vec::new();
         let mut durable = None;
         while durable.is_none() {
@@ -150,6 +150,61 @@ mod tests {
                 assert!(read[..] == buffer[..len], "round {round}");
             }
             assert_eq!(slots.len(), BUFFERS as usize);
+        }
+    }
+
+    /// More than the submission queue takes: each write keeps its sync, and all come back.
+    #[test]
+    fn writes_beyond_the_queue_wait_for_their_turn_with_their_syncs() {
+        const WRITES: usize = 1100;
+        let dir = tempfile::tempdir_in(".").expect("there is room");
+        let files = OsFiles::new(dir.path()).expect("the directory is there");
+        for form in [SyncForm::DsyncWrite, SyncForm::WriteThenSync] {
+            let mut ring = Ring::new(false).expect("this system has io_uring");
+            let mut fixed = Fixed::default();
+            let file = files.open(&format!("{form:?}"), OpenMode::CreateNew).expect("it is new");
+            file.allocate((WRITES * disk::BLOCK) as u64).expect("there is room");
+            let target = fixed.file(&mut ring, &file).expect("it has a descriptor");
+            let buffers: Vec<AlignedBuf> = (0..WRITES)
+                .map(|number| {
+                    let mut buffer = AlignedBuf::zeroed(disk::BLOCK);
+                    buffer.fill((number % 251) as u8 + 1);
+                    buffer
+                })
+                .collect();
+            for (number, buffer) in buffers.iter().enumerate() {
+                let write = DurableWrite {
+                    file: target,
+                    offset: (number * disk::BLOCK) as u64,
+                    data: buffer.as_ptr(),
+                    len: disk::BLOCK as u32,
+                    buffer: None,
+                };
+                // SAFETY: the buffers live until all completions are there.
+                unsafe { ring.write_durable(form, number as u32, &write) };
+            }
+            assert!(!ring.is_submitted(), "some wait");
+            let mut done = std::collections::BTreeMap::new();
+            let mut completions = Vec::new();
+            while done.len() < WRITES {
+                ring.enter(Some(Duration::from_secs(5))).expect("the ring works");
+                ring.completions(&mut completions);
+                for completion in completions.drain(..) {
+                    if let Tag::Log { position } = completion.tag {
+                        assert!(
+                            done.insert(position, completion.result).is_none(),
+                            "{position} is done once"
+                        );
+                    }
+                }
+            }
+            let expected = if form == SyncForm::DsyncWrite { disk::BLOCK as i32 } else { 0 };
+            assert!(done.values().all(|result| *result == expected), "{done:?}");
+            let mut found = AlignedBuf::zeroed(WRITES * disk::BLOCK);
+            file.read_at(0, &mut found).expect("it can be read");
+            for (number, block) in found.chunks_exact(disk::BLOCK).enumerate() {
+                assert!(block.iter().all(|byte| *byte == (number % 251) as u8 + 1), "block {number}");
+            }
         }
     }
 

@@ -217,10 +217,7 @@ impl LogCore {
                 let position = self.writes.insert(Flight { write, started: Instant::now() }) as u32;
                 // SAFETY: the buffer's memory does not move with its owner, which the slab keeps untouched until
                 // the completion.
-                let queued = unsafe { ring.write_durable(self.sync_form, position, &durable) };
-                if let Err(error) = queued {
-                    fatal(&format!("a log write could not be queued: {error}"));
-                }
+                unsafe { ring.write_durable(self.sync_form, position, &durable) };
             }
             Action::PrepareSegment(job) => {
                 let (sender, files) = (self.sender.clone(), self.files.clone());

@@ -122,7 +122,31 @@ pub struct DurableWrite {
 pub struct Ring {
     ring: IoUring,
     buffers: Option<Buffers>,
-    backlog: Vec<squeue::Entry>,
+    /// What found the submission queue full, in order.
+    backlog: Vec<Queued>,
+}
+
+/// What goes into the submission queue together.
+enum Queued {
+    One(squeue::Entry),
+    /// Linked: a full queue must not tear it apart.
+    Pair([squeue::Entry; 2]),
+}
+
+impl Queued {
+    /// False when the queue has no room for it.
+    ///
+    /// # Safety
+    /// What the entries name must outlive their operations.
+    unsafe fn push_to(&self, queue: &mut squeue::SubmissionQueue<'_>) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Queued::One(entry) => queue.push(entry).is_ok(),
+                Queued::Pair(entries) => queue.push_multiple(entries).is_ok(),
+            }
+        }
+    }
 }
 
 /// Receive buffers that the kernel picks from by itself.
@@ -239,12 +263,7 @@ impl Ring {
     /// # Safety
     /// `data` must stay valid and unchanged until the [`Tag::Log`] completion of `position` has been seen, and lie
     /// in the registered buffer if one is named.
-    pub unsafe fn write_durable(
-        &mut self,
-        form: SyncForm,
-        position: u32,
-        write: &DurableWrite,
-    ) -> io::Result<()> {
+    pub unsafe fn write_durable(&mut self, form: SyncForm, position: u32, write: &DurableWrite) {
         let DurableWrite { file, offset, data, len, buffer } = *write;
         let flags = if form == SyncForm::DsyncWrite { libc::RWF_DSYNC } else { 0 };
         let write = match (file, buffer) {
@@ -265,28 +284,17 @@ impl Ring {
             }
         };
         if form == SyncForm::DsyncWrite {
-            self.push(write, Tag::Log { position });
-            return Ok(());
+            return self.push(write, Tag::Log { position });
         }
         let datasync = types::FsyncFlags::DATASYNC;
         let sync = match file {
             Target::Registered(slot) => opcode::Fsync::new(types::Fixed(slot)).flags(datasync).build(),
             Target::Open(fd) => opcode::Fsync::new(Fd(fd)).flags(datasync).build(),
         };
-        self.push_pair([
+        self.queue(Queued::Pair([
             write.flags(squeue::Flags::IO_LINK).user_data(Tag::LogPart { position }.pack()),
             sync.user_data(Tag::Log { position }.pack()),
-        ])
-    }
-
-    /// A linked pair must not be torn apart by a full queue.
-    fn push_pair(&mut self, pair: [squeue::Entry; 2]) -> io::Result<()> {
-        self.flush_backlog();
-        // SAFETY: as in `push`.
-        while unsafe { self.ring.submission().push_multiple(&pair) }.is_err() {
-            self.ring.submit()?;
-        }
-        Ok(())
+        ]));
     }
 
     /// The bytes of a received buffer.
@@ -338,15 +346,14 @@ impl Ring {
     }
 
     fn push(&mut self, entry: squeue::Entry, tag: Tag) {
-        let entry = entry.user_data(tag.pack());
-        if !self.backlog.is_empty() {
-            self.backlog.push(entry);
-            return;
-        }
+        self.queue(Queued::One(entry.user_data(tag.pack())));
+    }
+
+    fn queue(&mut self, queued: Queued) {
         // SAFETY: descriptors outlive their operations (slots are freed after the last completion) and buffers are
         // the kernel's own or promised by `write_durable`'s caller.
-        if unsafe { self.ring.submission().push(&entry) }.is_err() {
-            self.backlog.push(entry);
+        if !self.backlog.is_empty() || !unsafe { queued.push_to(&mut self.ring.submission()) } {
+            self.backlog.push(queued);
         }
     }
 
@@ -354,9 +361,9 @@ impl Ring {
         while !self.backlog.is_empty() {
             let mut queue = self.ring.submission();
             let mut pushed = 0;
-            for entry in &self.backlog {
-                // SAFETY: as in `push`.
-                if unsafe { queue.push(entry) }.is_err() {
+            for queued in &self.backlog {
+                // SAFETY: as in `queue`.
+                if !unsafe { queued.push_to(&mut queue) } {
                     break;
                 }
                 pushed += 1;
