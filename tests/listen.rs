@@ -1,4 +1,4 @@
-//! Addresses belong to one server, and a server ends by the signal that asked it to.
+//! Addresses belong to one server; a server ends by the signal that asked it to, and says so when its data cannot be read.
 
 mod common;
 
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::client::Client;
 use common::server::{Recipe, Server};
+use proto::etcdserverpb::RangeRequest;
 
 /// Several shards accept from one listener: that must not let another process in.
 #[test]
@@ -32,4 +33,41 @@ fn an_address_in_use_is_refused_whatever_the_number_of_shards() {
         }
     });
     assert!(first.terminate(Duration::from_secs(30)), "SIGTERM was ignored");
+}
+
+/// The data file is mapped: what cannot be read of it is no error of a call, but a signal. The line of the log tells.
+#[test]
+fn a_data_file_that_is_cut_short_ends_the_process_with_a_line() {
+    let Some(binary) = common::ours() else { return };
+    let mut server = Server::start(Recipe::new(&binary));
+    common::run(async {
+        let mut client = Client::connect(&server.endpoint).await;
+        for number in 0..200 {
+            client.put(&format!("k{number}"), &"v".repeat(20_000)).await;
+        }
+    });
+    assert!(server.terminate(Duration::from_secs(30)));
+    // The next process has read none of it yet.
+    server.restart().unwrap();
+    std::fs::OpenOptions::new().write(true).open(server.dir.join("data")).unwrap().set_len(16 << 10).unwrap();
+    common::run(async {
+        let mut client = Client::connect(&server.endpoint).await;
+        for number in 0..200 {
+            let key = format!("k{number}").into_bytes();
+            if client.range(RangeRequest { key, ..Default::default() }).await.is_err() {
+                break;
+            }
+        }
+    });
+    for _ in 0..600 {
+        if server.has_ended() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(server.has_ended(), "pages that are gone were served");
+    std::thread::sleep(Duration::from_millis(100));
+    let lines = server.last_lines();
+    let line = lines.lines().find(|line| line.contains("could not be read")).expect(&lines);
+    assert!(line.contains("\"level\":\"fatal\"") && line.contains("/data could not be read"), "{line}");
 }

@@ -27,6 +27,6 @@ pub use checkpoint::Policy as CheckpointPolicy;
 pub use cluster::{Member, cluster_id, founding_member};
 pub use event::{Action, Event, HashJob, Note, Outcome, Proposal, Request, RequestKind, Response};
 pub use machine::{Options, Replica};
-pub use open::{LOG_DIR, OpenError, OpenReport, Start, open};
+pub use open::{DATA_FILE, LOG_DIR, OpenError, OpenReport, Start, open};
 pub use published::{Published, QUOTA_DEFAULT_BYTES};
 pub use request::entry_header_bytes;

@@ -24,8 +24,8 @@ use crate::published::Published;
 use crate::state::{State, version_word};
 use crate::storage::Log;
 
-/// Where the data file and the log stand in the data directory.
-const DATA_FILE: &str = "data";
+/// The data file, in the data directory.
+pub const DATA_FILE: &str = "data";
 /// The directory of the log, in the data directory.
 pub const LOG_DIR: &str = "log";
 /// Number of the checkpoint that a new data file begins with: it has nothing in it.

@@ -1,5 +1,8 @@
-//! Signals as values: blocked in every thread, waited for by the main one.
+//! Signals as values: blocked in every thread, waited for by the main one. But for SIGBUS, which a read of the mapped data
+//! file is when the device fails or the file was cut from outside: it ends the process where it stands (law 8), with a line
+//! that says what it was.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 fn set() -> libc::sigset_t {
@@ -19,6 +22,33 @@ pub fn block() {
     unsafe {
         libc::pthread_sigmask(libc::SIG_BLOCK, &set(), std::ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
+/// Said before the process ends by SIGBUS.
+static BUS_LINE: OnceLock<Vec<u8>> = OnceLock::new();
+
+/// From now on a page of `file` that cannot be read ends the process with `line` as its last word.
+pub fn explain_bus_error(line: String) {
+    if BUS_LINE.set(line.into_bytes()).is_err() {
+        return;
+    }
+    // SAFETY: an all-zero sigaction is valid; the handler is one, is asynchronous-signal-safe, and runs once: the default
+    // action is back before it begins.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = say_bus_error as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESETHAND;
+        libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+    }
+}
+
+/// Nothing but a write of what was made ready: allocation and locks are not for a handler. The read that failed is tried
+/// again when this returns, fails again, and ends the process.
+extern "C" fn say_bus_error(_: libc::c_int) {
+    if let Some(line) = BUS_LINE.get() {
+        // SAFETY: the line is never changed; whether it could be written changes nothing.
+        unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
     }
 }
 

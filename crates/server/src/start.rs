@@ -63,6 +63,14 @@ pub fn run(config: Config) -> Result<signals::Asked, String> {
     let sync_form = probe_sync(log_directory.as_ref().unwrap_or(&directory))?;
     let boot = entropy().map_err(|error| format!("no entropy: {error}"))?;
 
+    signals::explain_bus_error(crate::log::text(
+        Level::Fatal,
+        &format!(
+            "a page of {} could not be read: the device fails, or the file was cut short from outside; check the disk, then \
+             start again",
+            directory.join(replica::DATA_FILE).display()
+        ),
+    ));
     let (mut replica, report) = replica::open(files.clone(), replica_start(&config, boot))
         .map_err(|error| format!("{}: {error}", directory.display()))?;
     log_report(&report);

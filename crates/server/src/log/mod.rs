@@ -180,6 +180,14 @@ pub fn emit(level: Level, message: &str, fields: &[(&str, &str)]) {
     }
 }
 
+/// A line as it would be written now, for whoever cannot make one when the time comes.
+#[track_caller]
+pub fn text(level: Level, message: &str) -> String {
+    let location = Location::caller();
+    let line = Line::new(level, line::caller(location.file(), location.line()), message.to_string());
+    format!("{}\n", line.json(line::unix_us(), 0))
+}
+
 fn log_panic(info: &std::panic::PanicHookInfo<'_>) {
     let payload = info.payload();
     let message = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
