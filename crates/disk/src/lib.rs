@@ -5,7 +5,8 @@
 //! - Offsets, lengths and addresses of reads and writes are multiples of [`BLOCK`]; both forms assert it.
 //! - Nothing is durable before `sync` or `write_durable` of the file (contents, size) or `sync_dir` (names) returned.
 //! - The real form never writes through the page cache: files are opened with O_DIRECT, mappings are private. So
-//!   the kernel never writes on its own and every error arrives as the result of a call.
+//!   the kernel never writes on its own and every error of a write arrives as the result of a call. A read of a mapping
+//!   that fails is a signal, for the program to explain.
 //! - An error names what was tried and on which file; its `ErrorKind` and errno are those of the system
 //!   ([`errno`], [`is_no_space`]).
 //!
