@@ -419,6 +419,10 @@ pub enum Note {
     LeaderWon { member: u32 },
     /// The servers may compact up to there on their own, not before this.
     Compacting { revision: i64 },
+    /// From here on the servers may have more to do than they can, or too little room: they may refuse for that.
+    Strained,
+    /// They have caught up: what is asked from here on is not refused for that.
+    Relieved,
     /// Faults have ended, everybody had time: every open watcher has everything up to `revision`, every lease that
     /// is due has expired.
     Settled { revision: i64 },

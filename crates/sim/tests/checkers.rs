@@ -14,7 +14,7 @@ mod real;
 #[path = "checkers/server.rs"]
 mod server;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use base::Random;
 use generator::{Options, Run};
@@ -93,8 +93,9 @@ fn flawed_servers_are_found() {
     assert_eq!(table.len(), FLAWS.len(), "every flaw strikes");
 }
 
+/// Every rule of the checkers is what some mutation is rejected by: without it, that one would pass.
 #[test]
-fn every_mutation_is_rejected() {
+fn every_mutation_is_rejected_and_every_rule_rejects_some() {
     let mutations = mutations::all();
     assert!(mutations.len() >= 40, "there are many kinds");
     let mut found: Vec<BTreeMap<Rule, u64>> = vec![BTreeMap::new(); mutations.len()];
@@ -128,8 +129,58 @@ fn every_mutation_is_rejected() {
             seeds()
         );
     }
+    let mut demanded: BTreeSet<Rule> = found.iter().flat_map(BTreeMap::keys).copied().collect();
+    // Of stores at rest, and of logs: `real` breaks those.
+    demanded.extend(real::DEMANDED);
+    let idle: Vec<&Rule> = Rule::ALL.iter().filter(|rule| !demanded.contains(rule)).collect();
+    assert!(idle.is_empty(), "no mutation is rejected by {idle:?}");
     let rejected: u64 = found.iter().flat_map(BTreeMap::values).sum();
     println!("{rejected} mutants of {} kinds, all rejected", mutations.len());
+}
+
+/// Refusals for which there was a reason.
+#[test]
+fn refusals_with_a_reason_pass() {
+    use proto::errors;
+    use sim::history::*;
+    let key = |text: &str| Bytes::from(text.as_bytes());
+    let put = |put: Put| Request::Put(Put { key: key("k"), ..put });
+    let txn = |then: Vec<TxnOp>| Request::Txn(Txn { then, ..Txn::default() });
+    let put_op = || TxnOp::Put(Put { key: key("k"), ..Put::default() });
+    let delete = DeleteRange { key: key("a"), range_end: key("z"), prev_kv: false };
+    let keeps = |name: &str| Put { key: key(name), ignore_value: true, ..Put::default() };
+    let other = |error: &errors::Error| Refusal::Other(error.message.as_ref().into());
+    let absent = Range { key: key("k"), revision: 1000, ..Range::default() };
+    let right = [
+        (Request::Put(Put::default()), other(&errors::EMPTY_KEY)),
+        (put(Put { ignore_value: true, value: key("v"), ..Put::default() }), other(&errors::VALUE_PROVIDED)),
+        (put(Put { ignore_lease: true, lease: 7, ..Put::default() }), other(&errors::LEASE_PROVIDED)),
+        (txn(vec![put_op(), put_op()]), other(&errors::DUPLICATE_KEY)),
+        (txn(vec![TxnOp::DeleteRange(delete.clone()), put_op()]), other(&errors::DUPLICATE_KEY)),
+        (txn(vec![TxnOp::Range(absent.clone()); 129]), other(&errors::TOO_MANY_OPS)),
+        (put(Put { value: vec![0; 2 << 20].into(), ..Put::default() }), other(&errors::REQUEST_TOO_LARGE)),
+        (Request::LeaseGrant { id: 0, ttl_s: 9_000_000_001 }, other(&errors::LEASE_TTL_TOO_LARGE)),
+        (Request::Put(keeps("nowhere")), Refusal::KeyNotFound),
+        (txn(vec![TxnOp::Put(keeps("nowhere"))]), Refusal::KeyNotFound),
+        (txn(vec![TxnOp::DeleteRange(delete), TxnOp::Put(keeps("k"))]), Refusal::KeyNotFound),
+        (put(Put { lease: 7, ..Put::default() }), Refusal::LeaseNotFound),
+        (Request::LeaseRevoke { id: 7 }, Refusal::LeaseNotFound),
+        (Request::Range(absent), Refusal::FutureRevision),
+        (Request::Compact { revision: 1000 }, Refusal::FutureRevision),
+        (put(Put::default()), other(&errors::REQUEST_TOO_MANY_REQUESTS)),
+    ];
+    for (request, refusal) in right {
+        let mut history = History::new();
+        let op = history.call(1, 0, 0, put(Put::default()));
+        history.answered(op, 0, Answer::Put(PutAnswer { revision: 2, prev: None }));
+        history.note(0, Note::Strained);
+        let op = history.call(1, 0, 1, request);
+        history.refused(op, 2, refusal);
+        history.note(2, Note::Relieved);
+        if let Err(finding) = check::history(&history, &check::lease::Clocks::default()) {
+            panic!("{finding}");
+        }
+    }
 }
 
 /// Without the dump and whoever saw everything, it may be impossible to tell what lost calls did. That is said, and

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use base::LeaseId;
 
+use super::refusals;
 use super::timeline::{Cause, Timeline};
 use super::{Finding, found};
 use crate::history::{
@@ -38,6 +39,8 @@ pub struct Clocks {
     pub slack_us: u64,
     /// The smallest TTL that is granted, seconds.
     pub min_ttl_s: i64,
+    /// By how much more than a TTL a new leader, or a restart, prolongs a lease, microseconds. `None`: nobody knows.
+    pub extension_us: Option<u64>,
     /// How long after its time a lease may still hold keys when the history settles, microseconds: scan intervals,
     /// elections, retries. `None`: for ever.
     pub late_us: Option<u64>,
@@ -46,7 +49,7 @@ pub struct Clocks {
 impl Default for Clocks {
     /// A clock that ticks every 100 ms, etcd's default election timeout, and no patience limit.
     fn default() -> Clocks {
-        Clocks { drift_ppm: 1000, slack_us: 100_000, min_ttl_s: 2, late_us: None }
+        Clocks { drift_ppm: 1000, slack_us: 100_000, min_ttl_s: 2, extension_us: None, late_us: None }
     }
 }
 
@@ -182,8 +185,28 @@ pub fn check(history: &History, timeline: &Timeline, clocks: &Clocks) -> Result<
         }
         held.check(id, queries, timeline)?;
     }
+    for op in &history.operations {
+        check_refused(op, &leases)?;
+    }
     check_late(history, timeline, &terms, &leases)?;
     Ok(summary)
+}
+
+/// Whoever was refused because one of several leases was not there named one that may have been gone.
+fn check_refused(op: &Operation, leases: &BTreeMap<LeaseId, Lease<'_>>) -> Result<(), Finding> {
+    let (Request::Txn(_), Outcome::Refused(Refusal::LeaseNotFound)) = (&op.request, &op.outcome) else {
+        return Ok(());
+    };
+    let end_us = op.end.map_or(u64::MAX, |end| end.at_us);
+    let ids = refusals::leases_of(&op.request);
+    let lives = |id: &LeaseId| {
+        let lease = leases.get(id);
+        lease.is_some_and(|lease| lease.holding(op).any(|promise| promise.until_us > end_us))
+    };
+    if !ids.is_empty() && ids.iter().all(lives) {
+        return found!(LeaseEarly, op.end_step(), "{op}: all of the leases {ids:?} live");
+    }
+    Ok(())
 }
 
 fn interregna(history: &History) -> Vec<Interregnum> {
@@ -316,9 +339,12 @@ fn gather<'h>(
                 state(id, Claim::Alive);
             }
         }
-        (Request::Put(put), Outcome::Refused(Refusal::LeaseNotFound)) if put.lease != 0 => {
-            state(put.lease, Claim::Gone);
-            leases.entry(put.lease).or_default().gone.push(when);
+        (Request::Put(_) | Request::Txn(_), Outcome::Refused(Refusal::LeaseNotFound)) => {
+            // Of several it was one, and [`check_refused`] looks at them together.
+            if let [id] = Vec::from_iter(refusals::leases_of(&op.request))[..] {
+                state(id, Claim::Gone);
+                leases.entry(id).or_default().gone.push(when);
+            }
         }
         _ => {}
     }
@@ -465,7 +491,8 @@ impl Lease<'_> {
     }
 
     /// No more time is left than the TTL since the last thing that may have prolonged it. A new leader prolongs too, at
-    /// a time that nobody noted, and by more than a TTL: after one nothing is said until a renewal is answered.
+    /// a time that nobody noted, and by more than a TTL: after one, and until a renewal is answered, that may have been
+    /// just before the answer.
     fn check_not_longer(
         &self,
         id: LeaseId,
@@ -489,11 +516,14 @@ impl Lease<'_> {
                 .iter()
                 .any(|promise| promise.when.call >= won_step && promise.when.end <= op.call.step)
         };
-        if terms.interregna.iter().any(|gap| gap.lost.at_us <= end_us && !renewed_since(gap.won.step)) {
-            return Ok(());
-        }
         let clocks = terms.clocks;
-        let granted_us = granted_s.max(0) as u64 * (1_000_000 + clocks.drift_ppm);
+        let anew = terms.interregna.iter().any(|gap| gap.lost.at_us <= end_us && !renewed_since(gap.won.step));
+        let (touched_us, extension_us) = match clocks.extension_us {
+            _ if !anew => (touched_us, 0),
+            Some(extension_us) => (end_us, extension_us),
+            None => return Ok(()),
+        };
+        let granted_us = granted_s.max(0) as u64 * (1_000_000 + clocks.drift_ppm) + extension_us;
         let until_us = touched_us.saturating_add(granted_us).saturating_add(clocks.slack_us);
         if op.call.at_us.saturating_add(left_s as u64 * 1_000_000) > until_us {
             return found!(

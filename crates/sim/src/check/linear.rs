@@ -20,13 +20,13 @@ use std::collections::HashMap;
 use super::matching;
 use super::model::{Keys, Model};
 use super::observed::Observed;
+use super::refusals;
 use super::streams::Streams;
 use super::suspects::{Signs, Suspects, signs};
 use super::timeline::{Cause, Timeline};
 use super::{Finding, found};
 use crate::history::{
-    Answer, Bytes, Dump, History, OpAnswer, Operation, Outcome, Range, Refusal, Request, Shown, Txn,
-    TxnAnswer, TxnOp,
+    Answer, Bytes, Dump, History, OpAnswer, Operation, Outcome, Range, Request, Shown, Txn, TxnAnswer, TxnOp,
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,9 +90,7 @@ pub fn check(history: &History) -> Result<(Timeline, Summary), Finding> {
     for dump in &history.dumps {
         check_dump(dump, &timeline)?;
     }
-    for op in &history.operations {
-        check_refusal(op, &timeline)?;
-    }
+    refusals::check(history, &timeline)?;
     Ok((timeline, summary))
 }
 
@@ -519,65 +517,4 @@ fn check_dump(dump: &Dump, timeline: &Timeline) -> Result<(), Finding> {
         (_, Some(event)) => found!(Dump, step, "the dump has what never happened: {event}"),
         (None, None) => Ok(()),
     }
-}
-
-/// Whether there was a reason for a refusal. Those about leases are the lease rules' matter.
-fn check_refusal(op: &Operation, timeline: &Timeline) -> Result<(), Finding> {
-    let Outcome::Refused(refusal) = &op.outcome else { return Ok(()) };
-    let observed = &timeline.observed;
-    let (call, end) = (op.call.step, op.end_step());
-    let mut serializable = false;
-    let mut revisions = Vec::new();
-    let mut keeps = false;
-    let mut visit = |op: &TxnOp| match op {
-        TxnOp::Range(range) => revisions.push(range.revision),
-        TxnOp::Put(put) => keeps |= put.ignore_value || put.ignore_lease,
-        _ => {}
-    };
-    match &op.request {
-        Request::Range(range) => {
-            serializable = range.serializable;
-            visit(&TxnOp::Range(range.clone()));
-        }
-        Request::Put(put) => visit(&TxnOp::Put(put.clone())),
-        Request::Txn(txn) => {
-            serializable = txn.is_serializable();
-            txn.each_op(&mut visit);
-        }
-        Request::Compact { revision } => revisions.push(*revision),
-        _ => {}
-    }
-    let is_compact = matches!(op.request, Request::Compact { .. });
-    let justified = match refusal {
-        Refusal::Compacted => {
-            let compacted = observed.may_be_compacted(end);
-            revisions.iter().any(|&revision| match is_compact {
-                true => revision <= compacted,
-                false => revision != 0 && revision < compacted,
-            })
-        }
-        Refusal::FutureRevision => {
-            let floor =
-                if serializable { observed.member_floor(op.member, call) } else { observed.floor(call) };
-            revisions.iter().any(|&revision| revision > floor)
-        }
-        Refusal::KeyNotFound => keeps && was_absent(op, timeline),
-        Refusal::LeaseNotFound | Refusal::LeaseExists | Refusal::Other(_) => true,
-    };
-    if justified { Ok(()) } else { found!(WrongRefusal, end, "{op}: there was no reason") }
-}
-
-/// Whether a key that was to keep its value or lease may have been absent while the operation was under way.
-fn was_absent(op: &Operation, timeline: &Timeline) -> bool {
-    // Which branch a transaction would have taken is not known, so one key of it is not looked at alone.
-    let Request::Put(put) = &op.request else { return true };
-    let Some(rank) = timeline.model.keys.rank(&put.key) else { return true };
-    let from = timeline.observed.floor(op.call.step);
-    let to = timeline.ceiling(op.end_step());
-    if timeline.model.seen_at(rank, from).is_none() {
-        return true;
-    }
-    let changes = timeline.model.of_key(rank).iter().map(|&at| &timeline.model.changes[at as usize]);
-    let mut between = changes.filter(|change| change.revision > from && change.revision <= to);
-    between.any(|change| change.kind == crate::history::Kind::Delete)
 }

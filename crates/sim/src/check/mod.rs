@@ -2,7 +2,7 @@
 //! length of the history: a million operations are a matter of seconds.
 //!
 //! - [`linear`]: every answer is right, in one order of revisions that real time agrees with; nothing acknowledged is
-//!   lost. Its [`Timeline`] is what the others compare with.
+//!   lost; refusals have a reason ([`refusals`]). Its [`Timeline`] is what the others compare with.
 //! - [`watch`]: the nine rules of watch streams.
 //! - [`lease`]: leases live as long as promised and end as a whole.
 //! - [`hash`]: equal content has equal hashes.
@@ -19,6 +19,7 @@ pub mod linear;
 mod matching;
 mod model;
 mod observed;
+mod refusals;
 pub mod state;
 mod streams;
 mod suspects;
@@ -30,9 +31,21 @@ use std::fmt::{self, Display, Formatter};
 use crate::history::History;
 pub use timeline::{Cause, Timeline};
 
-/// What was broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Rule {
+macro_rules! rules {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// What was broken.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Rule {
+            $($(#[$doc])+ $name,)+
+        }
+
+        impl Rule {
+            pub const ALL: &[Rule] = &[$(Rule::$name,)+];
+        }
+    };
+}
+
+rules! {
     /// A write came before something that was answered before it began.
     WriteOrder,
     /// Two writes with the same revision.

@@ -320,6 +320,8 @@ impl Display for Note {
             Note::LeaderLost => f.write_str("nobody leads"),
             Note::LeaderWon { member } => write!(f, "member {member} leads"),
             Note::Compacting { revision } => write!(f, "compacting to {revision}"),
+            Note::Strained => f.write_str("strained"),
+            Note::Relieved => f.write_str("relieved"),
             Note::Settled { revision } => write!(f, "settled at {revision}"),
         }
     }

@@ -332,6 +332,8 @@ pub(super) fn judge(env: &mut Env, member: &Member) -> Result<(), Failure> {
         drift_ppm: 0,
         slack_us: 5_000,
         min_ttl_s: lease::min_ttl_s(super::ELECTION_MS / super::HEARTBEAT_MS, super::HEARTBEAT_MS),
+        // Fewer leases than would be spread.
+        extension_us: Some(super::ELECTION_MS * 1_000),
         late_us: Some(LATE_US),
     };
     check::history(&env.history, &clocks)?;

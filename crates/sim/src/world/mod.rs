@@ -54,11 +54,13 @@ use self::queue::Queue;
 use self::ranges::OddAnswer;
 use self::trace::What;
 use crate::check;
-use crate::history::History;
+use crate::history::{History, Note};
 
 /// etcd's defaults.
 const HEARTBEAT_MS: u64 = 100;
 const ELECTION_MS: u64 = 1000;
+/// After a disk was full, or slow, members may be short of room or behind with checkpoints for so long, microseconds.
+const GETS_OVER_US: u64 = 10_000_000;
 /// A run that takes more steps than this makes no progress in time.
 const STEPS_MAX: u64 = 20_000_000;
 /// What a member's clock shows when the world begins, microseconds.
@@ -136,6 +138,8 @@ struct Env {
     coverage: Coverage,
     profile: Rc<Profile>,
     weather: Weather,
+    /// Until then refusals for want of room or time are to be expected; 0: they are not.
+    strained_until_us: u64,
     odd_answers: Vec<OddAnswer>,
     /// The newest answer to a listing of leases.
     leases: Option<Vec<i64>>,
@@ -145,6 +149,24 @@ impl Env {
     fn at(&mut self, at_us: u64, event: Event) {
         let tie = self.random.next_u64();
         self.queue.push(at_us, tie, event);
+    }
+
+    /// Something begins that takes room or time from the members, and some time to get over.
+    fn strain(&mut self, until_us: u64) {
+        if self.strained_until_us == 0 {
+            let at_us = self.history_us();
+            self.history.note(at_us, Note::Strained);
+        }
+        self.strained_until_us = self.strained_until_us.max(until_us + GETS_OVER_US);
+    }
+
+    /// Before each call: whoever had time to get over it has no excuse any more.
+    fn relieve(&mut self) {
+        if self.strained_until_us != 0 && self.now_us > self.strained_until_us {
+            self.strained_until_us = 0;
+            let at_us = self.history_us();
+            self.history.note(at_us, Note::Relieved);
+        }
     }
 
     /// The clock by which the history is kept: that of the first member's machine, since leases live by it.
@@ -293,6 +315,7 @@ impl World {
             coverage: Coverage::default(),
             profile: profile.clone(),
             weather: FAIR,
+            strained_until_us: 0,
             odd_answers: Vec::new(),
             leases: None,
         };

@@ -111,6 +111,9 @@ impl Nemesis {
         let lasts_us = magnitude(&mut self.random, 100_000, 20_000_000);
         let until_us = env.now_us + lasts_us;
         trace::note(What::Fault { fault: name(fault), number: self.count });
+        if let Fault::NoSpace | Fault::FullDisk | Fault::SlowDisk | Fault::SlowHelpers = fault {
+            env.strain(until_us);
+        }
         match fault {
             Fault::Power => member.strike(env, Blow::Power),
             Fault::PowerAtOperation => {

@@ -145,7 +145,8 @@ pub fn run(options: Options) -> Run {
         world.act();
     }
     world.settle();
-    let clocks = Clocks { drift_ppm: 0, slack_us: 0, min_ttl_s: 2, late_us: Some(0) };
+    let clocks =
+        Clocks { drift_ppm: 0, slack_us: 0, min_ttl_s: 2, extension_us: Some(1_000_000), late_us: Some(0) };
     Run {
         struck: world.struck || world.server.struck,
         history: world.history,

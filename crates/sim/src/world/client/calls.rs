@@ -128,6 +128,7 @@ impl Client {
             return false;
         }
         let Sending { rpc, bytes, request } = sending(&ask);
+        env.relieve();
         let (client, member, at_us) = (self.id, self.member, env.history_us());
         let op = request.map(|request| env.history.call(client, member, at_us, request));
         let number = op.map_or(0, |op| op.0 as u64);

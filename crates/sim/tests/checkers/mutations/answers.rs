@@ -1,6 +1,7 @@
 //! Wrong answers, wrong orders, lost and invented writes.
 
 use base::Random;
+use proto::errors;
 use sim::check::Rule::{self, *};
 use sim::history::*;
 
@@ -723,6 +724,12 @@ fn dumps() -> Vec<Mutation> {
 
 fn refusals() -> Vec<Mutation> {
     let wrong: &[Rule] = &[WrongRefusal];
+    fn a_put() -> Request {
+        Request::Put(Put { key: key("k01"), value: key("refused"), ..Put::default() })
+    }
+    fn other(error: &errors::Error) -> Refusal {
+        Refusal::Other(error.message.as_ref().into())
+    }
     fn refuse(run: &mut Run, number: usize, why: Refusal) {
         run.history.operations[number].outcome = Outcome::Refused(why);
     }
@@ -771,6 +778,74 @@ fn refusals() -> Vec<Mutation> {
                 let key = pick(random, run.states.last()?.keys().cloned().collect())?;
                 let put = Put { key: Bytes::from(key), ignore_value: true, ..Put::default() };
                 append(run, Request::Put(put), Outcome::Refused(Refusal::KeyNotFound));
+                Some(())
+            },
+        },
+        Mutation {
+            name: "a transaction is refused for a key that is there",
+            rules: wrong,
+            of: Options::dumped,
+            apply: |run, random| {
+                let key = pick(random, run.states.last()?.keys().cloned().collect())?;
+                let put = Put { key: Bytes::from(key), ignore_lease: true, ..Put::default() };
+                let txn = Txn { then: vec![TxnOp::Put(put)], ..Txn::default() };
+                append(run, Request::Txn(txn), Outcome::Refused(Refusal::KeyNotFound));
+                Some(())
+            },
+        },
+        Mutation {
+            name: "who has time refuses for too many requests",
+            rules: wrong,
+            of: Options::dumped,
+            apply: |run, random| {
+                if random.one_in(2) {
+                    run.history.note(run.now_us, Note::Strained);
+                    run.history.note(run.now_us, Note::Relieved);
+                }
+                append(run, a_put(), Outcome::Refused(other(&errors::REQUEST_TOO_MANY_REQUESTS)));
+                Some(())
+            },
+        },
+        Mutation {
+            name: "a request is refused for what is not wrong with it",
+            rules: wrong,
+            of: Options::dumped,
+            apply: |run, random| {
+                let texts = vec![
+                    errors::EMPTY_KEY,
+                    errors::VALUE_PROVIDED,
+                    errors::LEASE_PROVIDED,
+                    errors::TOO_MANY_OPS,
+                    errors::DUPLICATE_KEY,
+                    errors::REQUEST_TOO_LARGE,
+                    errors::LEASE_TTL_TOO_LARGE,
+                    errors::INVALID_SORT_OPTION,
+                    errors::PERMISSION_DENIED,
+                ];
+                let text = pick(random, texts)?;
+                let request = if random.one_in(2) {
+                    a_put()
+                } else {
+                    // The same key in both branches is one key, as only one is taken.
+                    let branch = vec![TxnOp::Put(Put { key: key("k01"), ..Put::default() })];
+                    Request::Txn(Txn { then: branch.clone(), otherwise: branch, ..Txn::default() })
+                };
+                append(run, request, Outcome::Refused(other(&text)));
+                Some(())
+            },
+        },
+        Mutation {
+            name: "a request that names no lease is refused for one",
+            rules: wrong,
+            of: Options::dumped,
+            apply: |run, random| {
+                let refusal = pick(random, vec![Refusal::LeaseNotFound, Refusal::LeaseExists])?;
+                let request = match random.below(3) {
+                    0 => a_put(),
+                    1 => Request::LeaseGrant { id: 0, ttl_s: 5 },
+                    _ => Request::Compact { revision: 1 },
+                };
+                append(run, request, Outcome::Refused(refusal));
                 Some(())
             },
         },

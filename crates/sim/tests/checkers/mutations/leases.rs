@@ -202,6 +202,61 @@ fn promises() -> Vec<Mutation> {
             },
         },
         Mutation {
+            name: "a transaction in time finds none of its leases",
+            rules: early,
+            of: Options::dumped,
+            apply: |run, random| {
+                grant(run, 100);
+                let mut leases = vec![ID];
+                if random.one_in(2) {
+                    let (id, revision) = (ID + 1, last_revision(run));
+                    let answer = Answer::LeaseGrant { revision, id, ttl_s: 100 };
+                    append(run, Request::LeaseGrant { id, ttl_s: 100 }, Outcome::Answered(answer));
+                    leases.push(id);
+                }
+                let put = |lease: &i64| TxnOp::Put(Put { key: key("k01"), lease: *lease, ..Put::default() });
+                let txn = Txn { then: leases.iter().map(put).collect(), ..Txn::default() };
+                append(run, Request::Txn(txn), Outcome::Refused(Refusal::LeaseNotFound));
+                Some(())
+            },
+        },
+        Mutation {
+            name: "more time is left than was granted",
+            rules: &[LeaseProlonged],
+            of: Options::dumped,
+            apply: |run, random| {
+                grant(run, 100);
+                left(run, 101 + random.below(100) as i64, 100, None);
+                Some(())
+            },
+        },
+        Mutation {
+            name: "more time is left than since the renewal",
+            rules: &[LeaseProlonged],
+            of: Options::dumped,
+            apply: |run, _| {
+                grant(run, 100);
+                run.now_us += 20_000_000;
+                renew(run, ID, 100);
+                run.now_us += 50_000_000;
+                left(run, 60, 100, None);
+                Some(())
+            },
+        },
+        Mutation {
+            name: "a restart gives more than another term",
+            rules: &[LeaseProlonged],
+            of: Options::lossless,
+            apply: |run, random| {
+                grant(run, 100);
+                run.history.note(run.now_us, Note::LeaderLost);
+                run.now_us += 1_000_000;
+                run.history.note(run.now_us, Note::LeaderWon { member: 0 });
+                left(run, 102 + random.below(100) as i64, 100, None);
+                Some(())
+            },
+        },
+        Mutation {
             name: "less time is left than was promised",
             rules: &[LeaseShortened],
             of: Options::dumped,
