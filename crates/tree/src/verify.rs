@@ -118,3 +118,7 @@ fn check_stamps(store: &Store, walk: &Walk, report: &mut VerifyReport) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;
