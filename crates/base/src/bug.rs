@@ -5,7 +5,8 @@
 //! `false`, and the compiler removes it with whatever hangs on it: a production build contains none of this. With the
 //! feature, one bug at most is injected into one thread at a time, by [`inject`].
 //!
-//! Must not be switched on by anything but tests: no crate but `sim` has the feature, and nothing depends on `sim`.
+//! Must not be switched on by anything but tests: besides `sim`, which nothing that is shipped depends on, only `tree` has
+//! the feature, for its models of threads.
 
 /// Declares the bugs: the documentation of each is what the zoo prints of it.
 macro_rules! bugs {
@@ -43,6 +44,9 @@ bugs! {
     AckBeforeSync,
     /// A completed write counts although one before it is still in flight (law 2: durability is a prefix).
     DurableNotAPrefix,
+    /// A write whose entries were superseded while it was in flight completes last, and still counts: the durable index
+    /// is one that the log does not have any more (law 2).
+    StaleCompletionCounts,
     /// A batch begins on the last block of the one before it (law 3: no acknowledged sector is written again).
     UsedBlockRewritten,
     /// Segments are recycled as soon as their entries are durable, whatever the checkpoints have (laws 4 and 6).
@@ -84,7 +88,7 @@ bugs! {
     /// Removal takes one revision more than was compacted.
     CompactionOffByOne,
     /// The end of a removal brings back the revision at which it began (the revision only grows).
-    RevisionBackAfterCompaction,
+    RevisionBackAfterRemoval,
     /// Each put of a transaction is a revision of its own (a transaction is one revision).
     TxnSplit,
     /// A key that is given another lease stays attached to the old one, and goes with it.
@@ -114,10 +118,15 @@ bugs! {
     CheckpointRecordedEarly,
     /// Entries that are durable and above the recorded commit index are dropped at start: recovery cuts too much (law 2).
     RecoveryCutsTooMuch,
+    /// A start in the midst of a removal takes the compacted revision for the newest one (the revision only grows).
+    RevisionBackAfterCrash,
     /// Reads are served before the log is applied after a start (law 10: the root must have an entry of this term).
     ReadBeforeReplay,
-    /// Applying a put renews its lease, on replay too (law 9; only a keep-alive renews).
+    /// Applying a put renews its lease (law 9; only a keep-alive renews).
     LeaseRenewedByPut,
+    /// A put that is applied again at a start gives its lease another term on top of its own (law 9; only a keep-alive
+    /// renews).
+    LeaseRenewedByReplay,
     /// A lease is not renewed for the time in which nobody led: it never gets an expiry after a start.
     LeaseNotPromoted,
     /// An expired lease is revoked without an entry of the log (law 9).

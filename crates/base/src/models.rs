@@ -1,5 +1,5 @@
 //! Models of rings and sleep announcements: every schedule of two or three threads within the bound, every value that
-//! the orderings allow a load to have. docs/TESTING.md says how they are run and which line each of them guards.
+//! the orderings allow a load to have. docs/TESTING.md says how they are run and what each of them guards.
 
 use std::sync::PoisonError;
 

@@ -137,7 +137,7 @@ fn step(store: &mut Store, limit: usize, held: i64, gathered: &mut Gathered) -> 
     if exhausted {
         stamp[FINISHED] = target as u64;
         stamp[stamp::CURRENT] =
-            if base::bug!(RevisionBackAfterCompaction) { target as u64 } else { stamp[stamp::CURRENT] };
+            if base::bug!(RevisionBackAfterRemoval) { target as u64 } else { stamp[stamp::CURRENT] };
         stamp[CURSOR_MAIN] = target as u64;
         stamp[CURSOR_SUB] = 0;
         stamp[REMOVED] = target.max(stamp[REMOVED] as i64) as u64;

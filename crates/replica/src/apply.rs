@@ -40,6 +40,13 @@ impl State {
                 if base::bug!(LeaseRenewedByPut) {
                     self.lessor.renew(put.lease, now);
                 }
+                if base::bug!(LeaseRenewedByReplay)
+                    && !self.lessor.is_primary()
+                    && let Some(lease) = self.lessor.get(put.lease)
+                {
+                    let so_far_s = lease.ttl_s.max(lease.remaining_ttl_s);
+                    self.lessor.checkpoint(lease.id, so_far_s + lease.ttl_s, now);
+                }
                 if base::bug!(QuotaOutsideLog) {
                     room.clone()?;
                 }

@@ -133,8 +133,14 @@ impl std::error::Error for OpenError {}
 
 /// Opens or founds the member that lives in `files`.
 pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport), OpenError> {
-    let store =
+    let mut store =
         tree::Store::open(&*files, DATA_FILE, &mvcc::trees::SPECS, start.tree).map_err(OpenError::Store)?;
+    if base::bug!(RevisionBackAfterCrash) && mvcc::stamp::removal_pending(store.stamp()) {
+        let mut stamp = *store.stamp();
+        stamp[mvcc::stamp::CURRENT] = stamp[mvcc::stamp::COMPACTED];
+        store.set_stamp(stamp);
+        store.publish();
+    }
     let (applied, applied_term) = mvcc::stamp::applied(store.stamp());
     let (mut wal, recovered) =
         wal::Wal::recover_from(files, LOG_DIR, start.wal, applied).map_err(OpenError::Log)?;

@@ -1,26 +1,35 @@
 //! The bug zoo: every mistake of `base::bug` is made again, and the seeds must find it.
 //!
-//! A bug is found by a seed when the run ends with a finding: a checker's, the world's own, or an assertion of the
-//! product. It counts as found when [`FINDERS`] of its seeds find it, so that none is found by the luck of one; and the
-//! seeds that were tried must find nothing without it.
+//! A bug is found by a seed when the run ends with a finding that the bug explains: each row of [`TABLE`] names its
+//! [`Sign`]s, and a finding of any other kind is *strange*, which fails the zoo as much as a bug that nobody finds. It
+//! counts as found when [`FINDERS`] of its seeds find it, so that none is found by the luck of one; and the seeds that
+//! were tried must find nothing without it.
 //!
-//! Which seeds, and what they are bent towards, stands in [`TABLE`]. Seeds are tried from 1 on, and no more than are
-//! needed; the number in the table is the bound.
+//! Which seeds, and what they are bent towards, stands in [`TABLE`] too. Seeds are tried from 1 on, and no more than are
+//! needed; the number in the table is the bound. What is a matter of memory order, which one thread cannot show, is found
+//! by models of threads: their names take the place of seeds, and loom runs them in a process of its own.
 //!
 //! The runs need panics that unwind, at the speed of a release: that is the profile `sim`.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::panic::catch_unwind;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use base::bug::{self, Bug};
 
+use crate::check::Rule;
 use crate::crash::{self, Script};
 use crate::world;
 use crate::world::profile::Focus;
+
+mod table;
+
+pub use table::TABLE;
 
 /// So many seeds must find a bug.
 pub const FINDERS: usize = 3;
@@ -32,8 +41,21 @@ pub enum Finder {
     World(Focus),
     /// Runs of a script, each crashed at every operation.
     Crashes(Script),
-    /// Nobody here: the world has one thread, and the mistake is one of memory order. A model checker's part.
-    MemoryOrder,
+    /// Models of threads of `mainstay-tree`, which loom runs: the n-th is seed n.
+    Models(&'static [&'static str]),
+}
+
+/// How a bug may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// A rule of the checkers.
+    Rule(Rule),
+    /// A rule of the world's own, and words of what it says.
+    World(&'static str, &'static str),
+    /// An assertion of the product in a file whose path ends so.
+    Assertion(&'static str),
+    /// A law of the crash scripts, or what a model says, by words of it.
+    Words(&'static str),
 }
 
 /// One bug, and what must find it.
@@ -43,29 +65,114 @@ pub struct Exhibit {
     pub finder: Finder,
     /// Seeds 1 to this are tried.
     pub seeds: u64,
+    /// What it may be found by.
+    pub signs: &'static [Sign],
+}
+
+/// What a seed came upon.
+#[derive(Clone, Debug)]
+struct Find {
+    step: u64,
+    /// The checkers' rule or the world's; empty for a law in words.
+    rule: String,
+    text: String,
+    /// Where a panic began, if it was one.
+    place: Option<(String, u32)>,
+}
+
+impl Find {
+    fn has(&self, sign: Sign) -> bool {
+        match (sign, &self.place) {
+            (Sign::Assertion(file), Some((place, _))) => place.ends_with(file),
+            (Sign::Assertion(_), None) => false,
+            (Sign::Words(words), None) => self.text.contains(words),
+            (Sign::Rule(rule), None) => {
+                let name = format!("{rule:?}");
+                self.rule == name
+                    || (self.rule.is_empty() && self.text.starts_with(&format!("{name} at step")))
+            }
+            (Sign::World(rule, words), None) => self.rule == rule && self.text.contains(words),
+            (_, Some(_)) => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Find {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.place {
+            Some((file, line)) => write!(f, "an assertion in {file}:{line}: {}", self.text),
+            None if self.rule.is_empty() => f.write_str(&self.text),
+            None => write!(f, "{}: {}", self.rule, self.text),
+        }
+    }
+}
+
+thread_local! {
+    /// Where this thread panicked last: file and line.
+    static PANICKED: RefCell<Option<(String, u32)>> = const { RefCell::new(None) };
 }
 
 impl Finder {
-    /// Runs one seed, with a bug or without; the step that failed, and how.
-    fn run(self, seed: u64, bug: Option<Bug>) -> Option<(u64, String)> {
+    /// Runs one seed, with a bug or without: what it found.
+    fn run(self, seed: u64, bug: Option<Bug>) -> Option<Find> {
+        PANICKED.set(None);
         match self {
             Finder::World(focus) => {
                 let outcome = world::run(seed, world::Options { print: false, focus, bug });
-                outcome.failure.map(|failure| (outcome.steps, failure.to_string()))
+                let failure = outcome.failure?;
+                let place = PANICKED.take().filter(|_| failure.rule == "Panic");
+                Some(Find { step: outcome.steps, rule: failure.rule, text: failure.text, place })
             }
             Finder::Crashes(script) => {
                 bug::inject(bug);
                 // So few images are one run, tried whole.
                 let ended = catch_unwind(|| crash::enumerate(script, 1, seed));
                 bug::inject(None);
-                match ended {
-                    Ok(report) => report.broken.map(|broken| (broken.operation.unwrap_or(0), broken.law)),
-                    Err(_) => Some((0, "an assertion of the product".to_owned())),
-                }
+                let (step, text, panicked) = match ended {
+                    Ok(report) => {
+                        let broken = report.broken?;
+                        let panicked = broken.law.starts_with("a panic");
+                        (broken.operation.unwrap_or(0), broken.law, panicked)
+                    }
+                    Err(_) => (0, String::new(), true),
+                };
+                let place = PANICKED.take().filter(|_| panicked);
+                Some(Find { step, rule: String::new(), text, place })
             }
-            Finder::MemoryOrder => None,
+            Finder::Models(models) => run_model(models[(seed - 1) as usize], bug),
         }
     }
+}
+
+/// One model in a process of its own, compiled for loom into a folder of its own.
+fn run_model(model: &str, bug: Option<Bug>) -> Option<Find> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(root)
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", target.join("loom"))
+        .env("ZOO_BUG", bug.map_or("", Bug::name))
+        .args(["test", "--release", "-p", "mainstay-tree", "--features", "zoo", "--lib", "--"])
+        .args(["--exact", model]);
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => {
+            let text = format!("cargo does not run: {error}");
+            return Some(Find { step: 0, rule: "Cargo".to_owned(), text, place: None });
+        }
+    };
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if output.status.success() && said.contains("1 passed") {
+        return None;
+    }
+    let ran = said.contains("running 1 test");
+    // From the first panic on, when it is the model's.
+    let text = said.find("panicked at").filter(|_| ran).map_or(&*said, |at| &said[at..]).to_owned();
+    Some(Find { step: 0, rule: if ran { "" } else { "Cargo" }.to_owned(), text, place: None })
 }
 
 impl std::fmt::Display for Finder {
@@ -73,70 +180,10 @@ impl std::fmt::Display for Finder {
         match self {
             Finder::World(focus) => f.write_str(focus.name()),
             Finder::Crashes(script) => write!(f, "crashes of {script}"),
-            Finder::MemoryOrder => f.write_str("a model checker of memory order"),
+            Finder::Models(_) => f.write_str("models of threads"),
         }
     }
 }
-
-const fn world(bug: Bug, focus: Focus, seeds: u64) -> Exhibit {
-    Exhibit { bug, finder: Finder::World(focus), seeds }
-}
-
-const fn crashes(bug: Bug, script: Script, seeds: u64) -> Exhibit {
-    Exhibit { bug, finder: Finder::Crashes(script), seeds }
-}
-
-/// All of [`bug::ALL`], each once.
-pub const TABLE: &[Exhibit] = &[
-    world(Bug::AckBeforeSync, Focus::Crash, 20),
-    world(Bug::DurableNotAPrefix, Focus::Crash, 40),
-    world(Bug::UsedBlockRewritten, Focus::Crash, 6),
-    world(Bug::SegmentRecycledEarly, Focus::Crash, 20),
-    world(Bug::SegmentNameNotSynced, Focus::Crash, 20),
-    crashes(Bug::TornBatchCounts, Script::LogAppend, 6),
-    world(Bug::EarlierLifeCounts, Focus::Crash, 6),
-    world(Bug::KilledWritesTrusted, Focus::Crash, 100),
-    world(Bug::PageReusedEarly, Focus::Crash, 20),
-    world(Bug::PinIgnored, Focus::History, 40),
-    Exhibit { bug: Bug::PinWithoutFence, finder: Finder::MemoryOrder, seeds: 0 },
-    crashes(Bug::MetaBeforePages, Script::Checkpoint, 6),
-    world(Bug::MetaNotSynced, Focus::Crash, 10),
-    world(Bug::DurablePageEdited, Focus::Memory, 30),
-    world(Bug::PageDroppedWhileWritten, Focus::Memory, 40),
-    world(Bug::StampOutsideMeta, Focus::Crash, 6),
-    world(Bug::OlderMetaOpened, Focus::Crash, 6),
-    world(Bug::WriteErrorIgnored, Focus::Checkpoint, 40),
-    world(Bug::TombstoneLost, Focus::Watch, 20),
-    world(Bug::CompactionOffByOne, Focus::History, 10),
-    world(Bug::RevisionBackAfterCompaction, Focus::History, 6),
-    world(Bug::TxnSplit, Focus::History, 10),
-    world(Bug::KeyKeepsOldLease, Focus::Lease, 6),
-    world(Bug::DeletedKeyKeepsLease, Focus::Lease, 6),
-    world(Bug::PastCountIsNewest, Focus::History, 10),
-    world(Bug::PieceRepeatsKey, Focus::History, 10),
-    world(Bug::LaterPieceIsNewer, Focus::History, 20),
-    world(Bug::ExpiredLeaseRenewed, Focus::Lease, 40),
-    world(Bug::RenewalForgotten, Focus::Lease, 6),
-    world(Bug::CommitBeforeSync, Focus::Crash, 6),
-    world(Bug::AnswerBeforePublish, Focus::Crash, 6),
-    world(Bug::CheckpointRecordedEarly, Focus::Crash, 20),
-    world(Bug::RecoveryCutsTooMuch, Focus::Crash, 6),
-    world(Bug::ReadBeforeReplay, Focus::Crash, 6),
-    world(Bug::LeaseRenewedByPut, Focus::Lease, 20),
-    world(Bug::LeaseNotPromoted, Focus::Lease, 6),
-    world(Bug::ExpiryOutsideLog, Focus::Lease, 30),
-    world(Bug::RevokedLeaseReturns, Focus::Lease, 6),
-    world(Bug::QuotaOutsideLog, Focus::Quota, 40),
-    world(Bug::RoomNotReserved, Focus::Disk, 20),
-    world(Bug::AlarmNotStored, Focus::Quota, 20),
-    world(Bug::WatcherEventDropped, Focus::Flood, 8),
-    world(Bug::GapIgnored, Focus::Watch, 6),
-    world(Bug::ProgressAheadOfEvents, Focus::Watch, 10),
-    world(Bug::RequestedProgressAhead, Focus::Watch, 15),
-    world(Bug::CompactedWatcherGoesOn, Focus::Watch, 10),
-    world(Bug::WatchStartMissed, Focus::Watch, 20),
-    world(Bug::PrevKvIsItself, Focus::Watch, 6),
-];
 
 /// A seed that found a bug.
 #[derive(Clone, Debug)]
@@ -153,23 +200,28 @@ pub struct Verdict {
     pub exhibit: Exhibit,
     pub tried: u64,
     pub found: Vec<Found>,
+    /// What was found and is not among the bug's signs.
+    pub strange: Vec<Found>,
     pub seconds: f64,
 }
 
 impl Verdict {
+    /// By enough seeds, and by nothing that the bug does not explain.
     pub fn is_found(&self) -> bool {
-        self.found.len() >= FINDERS || self.exhibit.finder == Finder::MemoryOrder
+        self.found.len() >= FINDERS && self.strange.is_empty()
     }
 }
 
 /// Tries the seeds of one bug, until enough have found it.
 pub fn look(exhibit: Exhibit, enough: usize) -> Verdict {
     let started = Instant::now();
-    let mut verdict = Verdict { exhibit, tried: 0, found: Vec::new(), seconds: 0.0 };
+    let mut verdict = Verdict { exhibit, tried: 0, found: Vec::new(), strange: Vec::new(), seconds: 0.0 };
     for seed in 1..=exhibit.seeds {
         verdict.tried = seed;
-        if let Some((step, finding)) = exhibit.finder.run(seed, Some(exhibit.bug)) {
-            verdict.found.push(Found { seed, step, finding });
+        if let Some(find) = exhibit.finder.run(seed, Some(exhibit.bug)) {
+            let found = Found { seed, step: find.step, finding: find.to_string() };
+            let is_sign = exhibit.signs.iter().any(|&sign| find.has(sign));
+            if is_sign { &mut verdict.found } else { &mut verdict.strange }.push(found);
         }
         if verdict.found.len() >= enough {
             break;
@@ -187,11 +239,13 @@ pub struct FalseAlarm {
     pub finding: String,
 }
 
-/// Does the work of a list on some threads; the results in the order of the list. Panics stay quiet meanwhile: most
-/// bugs end in one.
+/// Does the work of a list on some threads; the results in the order of the list. Panics stay quiet meanwhile, but for
+/// where they began: most bugs end in one.
 pub fn on_threads<T: Sync, R: Send>(threads: usize, list: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
+    std::panic::set_hook(Box::new(|info| {
+        PANICKED.set(info.location().map(|at| (at.file().to_owned(), at.line())));
+    }));
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -225,7 +279,7 @@ pub fn without_bugs(threads: usize, verdicts: &[Verdict]) -> (usize, Vec<FalseAl
     tried.sort_by_key(|(finder, seed)| (finder.to_string(), *seed));
     let findings = on_threads(threads, &tried, |&(finder, seed)| finder.run(seed, None));
     let alarms = tried.iter().zip(findings).filter_map(|(&(finder, seed), finding)| {
-        finding.map(|(_, finding)| FalseAlarm { finder, seed, finding })
+        finding.map(|finding| FalseAlarm { finder, seed, finding: finding.to_string() })
     });
     (tried.len(), alarms.collect())
 }
@@ -293,10 +347,7 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
 
 /// A verdict in lines: bug, seeds, and the step that failed in each.
 pub fn text(verdict: &Verdict) -> String {
-    let Exhibit { bug, finder, seeds } = verdict.exhibit;
-    if finder == Finder::MemoryOrder {
-        return format!("{}: left to {finder}", bug.name());
-    }
+    let Exhibit { bug, finder, seeds, .. } = verdict.exhibit;
     let mut text = format!(
         "{}{}: {} of {} seeds ({finder}; at most {seeds}), {:.1} s:{}",
         if verdict.is_found() { "" } else { "NOT FOUND " },
@@ -308,6 +359,14 @@ pub fn text(verdict: &Verdict) -> String {
     );
     for found in &verdict.found {
         text += &format!("\n    seed {}, step {}: {}", found.seed, found.step, short(&found.finding));
+    }
+    for strange in &verdict.strange {
+        text += &format!(
+            "\n    STRANGE seed {}, step {}: {}",
+            strange.seed,
+            strange.step,
+            short(&strange.finding)
+        );
     }
     text
 }

@@ -1,5 +1,5 @@
 //! Models of pins, the gate and the publication of roots: the real [`Readers`] under every schedule within the bound.
-//! docs/TESTING.md says how they are run and which line each of them guards.
+//! docs/TESTING.md says how they are run and what each of them guards; `ZOO_BUG` makes them find a bug of the zoo.
 //!
 //! Pages are loom's cells: publication n stands in a page as the number n, a root names the page of its one tree, and
 //! the writer does with pages what [`crate::Store::publish`] does. So a page that is written while a reader may look at
@@ -24,6 +24,9 @@ static SPACE: LazyLock<std::sync::Arc<Space>> = LazyLock::new(|| {
 /// All schedules with at most so many switches away from a thread that could go on.
 fn model(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
     LazyLock::force(&SPACE);
+    // Loom's threads are coroutines of this one, so all of them have the bug.
+    #[cfg(feature = "zoo")]
+    base::bug::inject(std::env::var("ZOO_BUG").ok().and_then(|name| base::bug::Bug::parse(&name)));
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(run);

@@ -411,6 +411,7 @@ impl Wal {
         let flight = &mut self.flights[(seq - self.durable_seq - 1) as usize];
         assert!(!flight.done, "write {seq} completes once");
         flight.done = true;
+        let own = flight.position;
         if self.pool.len() < self.options.in_flight + 2 && buf.len() == self.options.batch_bytes {
             self.pool.push(buf);
         }
@@ -418,6 +419,12 @@ impl Wal {
         while let Some(flight) = self.flights.pop_front_if(|flight| flight.done) {
             self.durable_seq += 1;
             self.durable = if base::bug!(AckBeforeSync) { self.submitted } else { flight.position };
+        }
+        if base::bug!(StaleCompletionCounts)
+            && seq <= self.durable_seq
+            && own.last_index > self.durable.last_index
+        {
+            (self.durable.last_index, self.durable.last_term) = (own.last_index, own.last_term);
         }
         if base::bug!(DurableNotAPrefix)
             && let Some(last) = self.flights.iter().rev().find(|later| later.done)

@@ -1,0 +1,244 @@
+//! Which seeds must find which bug, and by what.
+
+use base::bug::Bug;
+
+use super::Sign::{self, Assertion, Rule as By, Words, World};
+use super::{Exhibit, Finder};
+use crate::check::Rule::*;
+use crate::crash::Script;
+use crate::world::profile::Focus;
+
+const fn world(bug: Bug, focus: Focus, seeds: u64, signs: &'static [Sign]) -> Exhibit {
+    Exhibit { bug, finder: Finder::World(focus), seeds, signs }
+}
+
+const fn crashes(bug: Bug, script: Script, seeds: u64, signs: &'static [Sign]) -> Exhibit {
+    Exhibit { bug, finder: Finder::Crashes(script), seeds, signs }
+}
+
+/// A log that is not one piece any more.
+const DAMAGED_LOG: Sign = World("Start", "the log is damaged");
+/// A store that has what its log has lost (law 7).
+const AHEAD: Sign = World("Start", "the store has applied entries up to");
+
+/// Of `crates/tree/src/pins_models.rs`.
+const MODELS: &[&str] = &[
+    "pins::models::what_a_pin_reaches_is_not_reused",
+    "pins::models::one_reader_pins_again_while_roots_change",
+    "pins::models::two_readers_hold_what_each_of_them_sees",
+    "pins::models::nobody_looks_while_the_gate_is_closed",
+];
+
+/// All of [`bug::ALL`], each once.
+pub const TABLE: &[Exhibit] = &[
+    world(
+        Bug::AckBeforeSync,
+        Focus::Crash,
+        20,
+        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Dump)],
+    ),
+    world(
+        Bug::DurableNotAPrefix,
+        Focus::Crash,
+        40,
+        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Dump)],
+    ),
+    crashes(
+        Bug::StaleCompletionCounts,
+        Script::LogAppend,
+        40,
+        &[Words("is called durable, the records end at")],
+    ),
+    world(Bug::UsedBlockRewritten, Focus::Crash, 6, &[DAMAGED_LOG, Assertion("wal/src/layout.rs")]),
+    world(Bug::SegmentRecycledEarly, Focus::Crash, 20, &[World("Start", "the segment is missing")]),
+    world(Bug::SegmentNameNotSynced, Focus::Crash, 20, &[World("Start", "it was renamed")]),
+    crashes(
+        Bug::TornBatchCounts,
+        Script::LogAppend,
+        6,
+        &[Words("no first part of"), Words("a record header is not one")],
+    ),
+    world(Bug::EarlierLifeCounts, Focus::Crash, 6, &[DAMAGED_LOG]),
+    world(Bug::KilledWritesTrusted, Focus::Crash, 100, &[World("Start", "later batches say that all up to")]),
+    world(
+        Bug::PageReusedEarly,
+        Focus::Crash,
+        20,
+        &[
+            World("Start", "is not as checkpoint"),
+            World("Lost", "was complete and is not there any more"),
+            Assertion("tree/src/space.rs"),
+            Assertion("tree/src/view.rs"),
+            Assertion("tree/src/checkpoint.rs"),
+            Assertion("mvcc/src/apply.rs"),
+        ],
+    ),
+    world(
+        Bug::PinIgnored,
+        Focus::History,
+        40,
+        &[
+            Assertion("net/src/outbound.rs"),
+            Assertion("mvcc/src/cell.rs"),
+            Assertion("mvcc/src/trees.rs"),
+            Assertion("tree/src/view.rs"),
+            Assertion("tree/src/space.rs"),
+            By(ReadState),
+        ],
+    ),
+    Exhibit {
+        bug: Bug::PinWithoutFence,
+        finder: Finder::Models(MODELS),
+        seeds: MODELS.len() as u64,
+        signs: &[Words("was reused under a pin"), Words("Causality violation")],
+    },
+    crashes(
+        Bug::MetaBeforePages,
+        Script::Checkpoint,
+        6,
+        &[Words("the allocation bitmap of checkpoint"), Words("where 1 at 0 belongs")],
+    ),
+    world(Bug::MetaNotSynced, Focus::Crash, 10, &[World("Lost", "was complete and is not there any more")]),
+    world(
+        Bug::DurablePageEdited,
+        Focus::Memory,
+        30,
+        &[
+            Assertion("tree/src/pages.rs"),
+            Assertion("tree/src/space.rs"),
+            Assertion("tree/src/shape.rs"),
+            Assertion("mvcc/src/changes.rs"),
+        ],
+    ),
+    world(
+        Bug::PageDroppedWhileWritten,
+        Focus::Memory,
+        40,
+        &[
+            Assertion("tree/src/space.rs"),
+            Assertion("tree/src/edit.rs"),
+            Assertion("mvcc/src/cell.rs"),
+            Assertion("tree/src/view.rs"),
+            Assertion("mvcc/src/trees.rs"),
+        ],
+    ),
+    world(
+        Bug::StampOutsideMeta,
+        Focus::Crash,
+        6,
+        &[Assertion("mvcc/src/trees.rs"), Assertion("mvcc/src/cell.rs")],
+    ),
+    world(Bug::OlderMetaOpened, Focus::Crash, 6, &[Assertion("tree/src/checkpoint.rs")]),
+    world(
+        Bug::WriteErrorIgnored,
+        Focus::Checkpoint,
+        40,
+        &[World("Survived", "after a write or sync that failed")],
+    ),
+    world(
+        Bug::TombstoneLost,
+        Focus::Watch,
+        20,
+        &[By(WatchBookmarkable), By(WatchResumable), By(WatchReliable)],
+    ),
+    world(Bug::CompactionOffByOne, Focus::History, 10, &[By(Rows), By(ReadState)]),
+    world(
+        Bug::RevisionBackAfterRemoval,
+        Focus::History,
+        6,
+        &[Assertion("mvcc/src/compact.rs"), Assertion("mvcc/src/trees.rs")],
+    ),
+    world(Bug::TxnSplit, Focus::History, 10, &[By(Unexplained)]),
+    world(Bug::KeyKeepsOldLease, Focus::Lease, 6, &[Assertion("mvcc/src/apply.rs")]),
+    world(Bug::DeletedKeyKeepsLease, Focus::Lease, 6, &[Assertion("mvcc/src/apply.rs")]),
+    world(
+        Bug::PastCountIsNewest,
+        Focus::History,
+        10,
+        &[By(ReadState), By(WriteAnswer), Assertion("mvcc/src/range.rs")],
+    ),
+    world(Bug::PieceRepeatsKey, Focus::History, 10, &[By(ReadState), Assertion("net/src/outbound.rs")]),
+    world(Bug::LaterPieceIsNewer, Focus::History, 20, &[By(ReadState), Assertion("net/src/outbound.rs")]),
+    world(Bug::ExpiredLeaseRenewed, Focus::Lease, 40, &[By(LeaseEarly)]),
+    world(Bug::RenewalForgotten, Focus::Lease, 6, &[By(LeaseEarly), By(LeaseTwice)]),
+    world(Bug::CommitBeforeSync, Focus::Crash, 6, &[Assertion("replica/src/machine.rs")]),
+    world(
+        Bug::AnswerBeforePublish,
+        Focus::Crash,
+        6,
+        &[Assertion("tree/src/pins.rs"), Assertion("tree/src/checkpoint.rs")],
+    ),
+    world(
+        Bug::CheckpointRecordedEarly,
+        Focus::Crash,
+        20,
+        &[World("Lost", "was complete and is not there any more")],
+    ),
+    world(
+        Bug::RecoveryCutsTooMuch,
+        Focus::Crash,
+        6,
+        &[By(WriteOrder), By(StaleRead), By(RevisionReused), By(Dump), By(LeaseEarly), By(LeaseGone)],
+    ),
+    crashes(
+        Bug::RevisionBackAfterCrash,
+        Script::Compaction,
+        6,
+        &[
+            By(Rows),
+            Assertion("mvcc/src/trees.rs"),
+            Assertion("mvcc/src/cell.rs"),
+            Assertion("mvcc/src/apply.rs"),
+            Assertion("mvcc/src/stamp.rs"),
+        ],
+    ),
+    world(Bug::ReadBeforeReplay, Focus::Crash, 6, &[By(StaleRead), By(Dump), By(MemberBackwards)]),
+    world(Bug::LeaseRenewedByPut, Focus::Lease, 20, &[By(LeaseProlonged)]),
+    world(Bug::LeaseRenewedByReplay, Focus::Lease, 30, &[By(LeaseProlonged)]),
+    world(Bug::LeaseNotPromoted, Focus::Lease, 6, &[World("Liveness", "every call is answered")]),
+    world(
+        Bug::ExpiryOutsideLog,
+        Focus::Lease,
+        30,
+        &[World("Picture", ""), By(Unexplained), By(WriteOrder), By(StaleRead), By(RevisionReused), By(Dump)],
+    ),
+    world(Bug::RevokedLeaseReturns, Focus::Lease, 6, &[By(LeaseGone), World("Picture", "")]),
+    world(
+        Bug::QuotaOutsideLog,
+        Focus::Quota,
+        40,
+        &[
+            By(WriteOrder),
+            By(StaleRead),
+            By(RevisionReused),
+            By(Dump),
+            By(Unexplained),
+            By(ReadState),
+            By(WriteAnswer),
+        ],
+    ),
+    world(Bug::RoomNotReserved, Focus::Disk, 60, &[Assertion("tree/src/store.rs")]),
+    world(Bug::AlarmNotStored, Focus::Quota, 20, &[World("Alarms", "has an alarm that is not stored")]),
+    world(
+        Bug::WatcherEventDropped,
+        Focus::Flood,
+        8,
+        &[By(WatchReliable), By(WatchBookmarkable), By(WatchResumable)],
+    ),
+    world(Bug::GapIgnored, Focus::Watch, 6, &[By(WatchBookmarkable), By(WatchReliable), By(WatchResumable)]),
+    world(Bug::ProgressAheadOfEvents, Focus::Watch, 10, &[By(WatchCanceled), By(WatchBookmarkable)]),
+    world(Bug::RequestedProgressAhead, Focus::Watch, 15, &[By(WatchBookmarkable), By(WatchCanceled)]),
+    world(
+        Bug::CompactedWatcherGoesOn,
+        Focus::Watch,
+        10,
+        &[By(WatchResumable), By(WatchBookmarkable), By(WatchReliable)],
+    ),
+    world(
+        Bug::WatchStartMissed,
+        Focus::Watch,
+        20,
+        &[By(WatchBookmarkable), By(WatchResumable), By(WatchReliable)],
+    ),
+    world(Bug::PrevKvIsItself, Focus::Watch, 6, &[By(WatchPrevKv)]),
+];
