@@ -467,3 +467,38 @@ fn alarm_text(alarm: &pb::AlarmMember) -> String {
     }
     fields.join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Spool for Nothing {
+        fn size_bytes(&self) -> u64 {
+            0
+        }
+
+        fn sha256(&self) -> [u8; 32] {
+            [0; 32]
+        }
+
+        fn read(&self, _: u64, _: usize) -> std::io::Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Clients that stop reading would fill the disk with copies of the state.
+    #[test]
+    fn snapshots_on_their_way_are_bounded() {
+        let slots = Arc::new(SpoolSlots::default());
+        let spool = |slot| Slotted { spool: Arc::new(Nothing), _slot: slot };
+        let mut spools: Vec<Slotted> = (0..SNAPSHOT_SPOOLS).filter_map(|_| slots.take()).map(spool).collect();
+        assert_eq!(spools.len(), SNAPSHOT_SPOOLS);
+        assert!(slots.take().is_none(), "one more is refused");
+        drop(spools.pop());
+        spools.extend(slots.take().map(spool));
+        assert_eq!(spools.len(), SNAPSHOT_SPOOLS, "whoever ends makes room for another");
+        assert!(slots.take().is_none());
+    }
+}

@@ -65,6 +65,11 @@ pub struct SegmentReady {
 }
 
 impl SegmentJob {
+    /// Whether a segment that was given up becomes the next one.
+    pub fn recycles(&self) -> bool {
+        matches!(self.work, Work::Recycle { .. })
+    }
+
     /// An error for which `disk::is_no_space` holds is an ordinary one (the file is gone again; tell the log by
     /// `Wal::segment_failed` and try later); any other ends the process (law 8).
     pub fn run(self, files: &dyn Files) -> io::Result<SegmentReady> {

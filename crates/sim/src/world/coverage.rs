@@ -1,4 +1,8 @@
-//! What a run has exercised, by name: a mechanism that no seed reaches is not tested, however many seeds pass.
+//! What a run has exercised, by name: a mechanism that no seed reaches is not tested, however many seeds pass. The seeds
+//! among the tests must reach all of them together.
+//!
+//! With one voter, which serves once it has applied its log, nobody waits for a barrier: parked reads and renewals are not
+//! exercised, and have no name here.
 
 use std::fmt::{self, Display, Formatter};
 use std::ops::AddAssign;
@@ -66,7 +70,6 @@ mechanisms! {
     OddRange: "sorted and filtered ranges",
     LongRange: "range answers in pieces",
     RangeStream: "streamed ranges",
-    Barrier: "reads that waited for a barrier",
     HashKv: "hashes compared",
     Snapshot: "snapshots read",
     Defragment: "defragmentations",

@@ -470,8 +470,12 @@ impl World {
         };
         let name = job.name();
         trace::note(What::JobBegins { member, job: name });
-        if let job::Job::Drop(_) = job {
-            world.borrow_mut().env.coverage.one(Mechanism::ColdDrop);
+        match &job {
+            job::Job::Drop(_) => world.borrow_mut().env.coverage.one(Mechanism::ColdDrop),
+            job::Job::Segment(job) if job.recycles() => {
+                world.borrow_mut().env.coverage.one(Mechanism::SegmentReleased);
+            }
+            _ => {}
         }
         let weak = Rc::downgrade(world);
         disk::between(Some(Rc::new(move |operation| {

@@ -248,9 +248,6 @@ impl ShardCore {
             left -= 1;
             match self.from_log.pop() {
                 Some(ToShard::Outcome(outcome)) => {
-                    if let Ok(replica::Response::Barrier) = outcome.result {
-                        env.coverage.one(Mechanism::Barrier);
-                    }
                     self.shard.outcome(outcome, &mut self.slots);
                 }
                 Some(ToShard::Events(batch)) => self.shard.events(&batch, &mut self.slots),
