@@ -95,6 +95,7 @@ fn the_disk_is_full_for_a_while() {
     common::run(async move {
         let mut random = Random::new(seed);
         let clients = Clients::start(&recorder, ASKERS, seed, &server.endpoint);
+        recorder.strained();
         for _ in 0..2 {
             pause(&mut random, 300, 600).await;
             let ballast = disk.fill(8 << 20);
@@ -192,6 +193,7 @@ fn the_disk_is_slow_for_a_while() {
     common::run(async move {
         let mut random = Random::new(seed);
         let clients = Clients::start(&recorder, ASKERS, seed, &server.endpoint);
+        recorder.strained();
         for writes_per_second in [20, 3] {
             pause(&mut random, 300, 600).await;
             assert!(brake.set(writes_per_second), "the limit is taken");

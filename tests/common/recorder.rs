@@ -93,6 +93,12 @@ impl Recorder {
         self.history().note(now_us, Note::Started { member: MEMBER });
     }
 
+    /// The disk is about to be full or slow: refusals for that are to be expected from here on.
+    pub fn strained(&self) {
+        let now_us = self.now_us();
+        self.history().note(now_us, Note::Strained);
+    }
+
     /// Sends one call and records what came of it; false when the connection is of no more use.
     async fn ask<M>(
         &self,

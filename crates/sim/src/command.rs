@@ -145,6 +145,11 @@ pub fn main() -> ExitCode {
         None => {}
     }
     say_where_at_a_panic();
+    if arguments.keep_going && cfg!(panic = "abort") {
+        eprintln!(
+            "an assertion of the product ends this build; --profile sim makes it a finding, and goes on"
+        );
+    }
     let first = arguments.seed.unwrap_or_else(any_seed);
     let end = first.saturating_add(arguments.seeds);
     println!("seeds {first} to {}", end.saturating_sub(1));
