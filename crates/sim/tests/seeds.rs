@@ -128,3 +128,21 @@ fn an_expired_lease_was_revoked_twice() {
 fn a_drop_of_cold_pages_took_the_reserve() {
     find_nothing_any_more(&[258], Focus::Disk);
 }
+
+/// The product's; directly: `what_is_held_is_there_for_a_run_whatever_else_was_stored` of `tree/tests/space.rs`.
+#[test]
+fn a_long_value_found_no_pages_side_by_side() {
+    find_nothing_any_more(&[4993], Focus::Flood);
+}
+
+/// The checkers' own: a clock stood still, and what happened at one instant had no order.
+#[test]
+fn a_restart_within_an_instant_was_taken_for_an_earlier_one() {
+    find_nothing_any_more(&[8180], Focus::None);
+}
+
+/// The world's own: watchers that catch up over a slow network were called missing.
+#[test]
+fn watchers_in_a_slow_network_were_taken_for_lost() {
+    find_nothing_any_more(&[8620], Focus::None);
+}

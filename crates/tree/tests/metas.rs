@@ -104,6 +104,35 @@ fn a_root_or_a_bitmap_outside_the_file_is_not_looked_for() {
     }
 }
 
+/// What a bitmap takes comes free with the checkpoint after the next: not when a meta names pages of a tree for it.
+#[test]
+fn a_bitmap_upon_pages_of_a_tree_is_not_given_back() {
+    let files = SimFiles::new();
+    let slot = filled(&files);
+    let whole = files.bytes("data").unwrap();
+    let root = |slot: u64| {
+        let at = slot as usize * 4096 + ROOT;
+        u64::from(u32::from_le_bytes(whole[at..at + 4].try_into().unwrap()))
+    };
+    assert_ne!(root(0), root(1));
+    for (forged, page) in
+        [(slot, root(slot)), (slot, root(1 - slot)), (1 - slot, root(slot)), (1 - slot, root(1 - slot))]
+    {
+        let image = files.image();
+        forge(&image, forged, |block| put(block, BITMAP, 4, page));
+        let mut store = open(&image).unwrap();
+        assert_eq!(store.report().bitmap_rebuilt.is_some(), forged == slot);
+        assert_eq!(verified(&store).held, 1, "that of the other meta");
+        for round in 0..5u64 {
+            (0..60u64).for_each(|number| store.insert(PLAIN, &(round * 7 + number).to_be_bytes(), &[9; 700]));
+            store.publish();
+            checkpoint(&mut store);
+            assert!(verified(&store).held >= 1);
+        }
+    }
+    assert_eq!(verified(&open(&files).unwrap()).held, 2, "one for each meta");
+}
+
 /// Nothing to say of a file that is as it should be: new, with the first bitmap right behind the metas, and filled.
 #[test]
 fn a_sound_file_is_opened_without_a_word() {

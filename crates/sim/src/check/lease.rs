@@ -517,7 +517,8 @@ impl Lease<'_> {
                 .any(|promise| promise.when.call >= won_step && promise.when.end <= op.call.step)
         };
         let clocks = terms.clocks;
-        let anew = terms.interregna.iter().any(|gap| gap.lost.at_us <= end_us && !renewed_since(gap.won.step));
+        let anew =
+            terms.interregna.iter().any(|gap| gap.lost.at_us <= end_us && !renewed_since(gap.won.step));
         let (touched_us, extension_us) = match clocks.extension_us {
             _ if !anew => (touched_us, 0),
             Some(extension_us) => (end_us, extension_us),
