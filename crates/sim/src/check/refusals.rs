@@ -1,6 +1,7 @@
 //! Whether there was a reason for a refusal: what etcd would say of this request, in a state that there may have been.
 //!
-//! - What a request has wrong in itself is seen by the request: a text that names something else is a finding.
+//! - What a request has wrong in itself is seen by the request: a text that names something else is a finding, and so is
+//!   an answer to a request that is surely wrong.
 //! - Compacted, future, a key that is not there: held against every state between the call and its end.
 //! - A lease that is there or not there: only who names one can be refused for it. Whether it was, is for
 //!   [`super::lease`] to say.
@@ -9,6 +10,7 @@
 //!
 //! Where a transaction's branch, or a lost call, leaves open what was asked for, every possibility is allowed.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use base::LeaseId;
@@ -29,13 +31,48 @@ const TTL_MAX_S: i64 = 9_000_000_000;
 pub fn check(history: &History, timeline: &Timeline) -> Result<(), Finding> {
     let strain = Strain::of(history);
     for op in &history.operations {
-        if let Outcome::Refused(refusal) = &op.outcome
-            && !is_justified(op, refusal, timeline, &strain)
-        {
-            return found!(WrongRefusal, op.end_step(), "{op}: there was no reason");
+        let flaw = flaw(&op.request);
+        match (&op.outcome, &flaw) {
+            (Outcome::Answered(_), Some(text)) => {
+                return found!(WriteAnswer, op.end_step(), "{op}: expected was: refused: {text}");
+            }
+            (Outcome::Refused(refusal), Some(text))
+                if !says(refusal, text) && !(is_for_strain(refusal) && strain.was_while(op)) =>
+            {
+                return found!(WrongRefusal, op.end_step(), "{op}: expected was: {text}");
+            }
+            (Outcome::Refused(refusal), None) if !is_justified(op, refusal, timeline, &strain) => {
+                return found!(WrongRefusal, op.end_step(), "{op}: there was no reason");
+            }
+            _ => {}
         }
     }
     Ok(())
+}
+
+fn says(refusal: &Refusal, text: &str) -> bool {
+    matches!(refusal, Refusal::Other(said) if **said == *text)
+}
+
+fn is_for_strain(refusal: &Refusal) -> bool {
+    says(refusal, &errors::REQUEST_TOO_MANY_REQUESTS.message)
+}
+
+/// What is refused whatever the state is: the text.
+fn flaw(request: &Request) -> Option<Cow<'static, str>> {
+    let flaw = match request {
+        Request::Put(Put { key, .. }) if key.is_empty() => errors::EMPTY_KEY,
+        Request::Put(put) if put.ignore_value && !put.value.is_empty() => errors::VALUE_PROVIDED,
+        Request::Put(put) if put.ignore_lease && put.lease != 0 => errors::LEASE_PROVIDED,
+        Request::DeleteRange(DeleteRange { key, .. }) | Request::Range(Range { key, .. })
+            if key.is_empty() =>
+        {
+            errors::EMPTY_KEY
+        }
+        Request::LeaseGrant { ttl_s, .. } if *ttl_s > TTL_MAX_S => errors::LEASE_TTL_TOO_LARGE,
+        _ => return None,
+    };
+    Some(flaw.message)
 }
 
 /// When servers may have had more to do than they could: from step to step.

@@ -85,7 +85,13 @@ impl Client {
             kind += 1;
         }
         match kind {
-            0 => Ask::Put(self.put(&workload)),
+            0 => {
+                let mut put = self.put(&workload);
+                if self.random.one_in(40) {
+                    self.spoil(&mut put, env.profile.sizes.max_request_bytes);
+                }
+                Ask::Put(put)
+            }
             1 => Ask::Delete(self.delete(&workload)),
             2 => Ask::Txn(self.txn(&workload, 0)),
             3 => Ask::Range(self.range(&workload)),
@@ -97,7 +103,11 @@ impl Client {
             6 => Ask::Compact(self.compaction()),
             7 => {
                 let id = if self.random.one_in(2) { 0 } else { 1 + self.random.below(6) as i64 };
-                let ttl = if self.random.one_in(8) { 600 } else { 1 + self.random.below(20) as i64 };
+                let ttl = match self.random.below(32) {
+                    0 => base::limits::LEASE_TTL_MAX_S + 1,
+                    1..5 => 600,
+                    _ => 1 + self.random.below(20) as i64,
+                };
                 Ask::Grant(pb::LeaseGrantRequest { id, ttl })
             }
             8 => Ask::Revoke(pb::LeaseRevokeRequest { id: self.lease() }),
@@ -160,6 +170,19 @@ impl Client {
             _ => {}
         }
         put
+    }
+
+    /// Makes it one that is refused for what it is, whatever the state.
+    fn spoil(&mut self, put: &mut pb::PutRequest, max_request_bytes: usize) {
+        match self.random.below(4) {
+            0 => put.key.clear(),
+            1 => (put.ignore_value, put.value) = (true, b"both".to_vec()),
+            2 => (put.ignore_lease, put.lease) = (true, 1 + self.random.below(6) as i64),
+            _ => {
+                put.ignore_value = false;
+                put.value = vec![b'x'; max_request_bytes + 1];
+            }
+        }
     }
 
     fn delete(&mut self, workload: &Workload) -> pb::DeleteRangeRequest {

@@ -835,6 +835,35 @@ fn refusals() -> Vec<Mutation> {
             },
         },
         Mutation {
+            name: "a request that is wrong in itself is answered",
+            rules: &[WriteAnswer],
+            of: Options::dumped,
+            apply: |run, random| {
+                let revision = last_revision(run);
+                if random.one_in(2) {
+                    let answer = RangeAnswer { revision, ..RangeAnswer::default() };
+                    append(run, Request::Range(Range::default()), Outcome::Answered(Answer::Range(answer)));
+                } else {
+                    let answer = DeleteAnswer { revision, ..DeleteAnswer::default() };
+                    let delete = Request::DeleteRange(DeleteRange::default());
+                    append(run, delete, Outcome::Answered(Answer::DeleteRange(answer)));
+                }
+                Some(())
+            },
+        },
+        Mutation {
+            name: "a request that is wrong in itself is refused for something else",
+            rules: wrong,
+            of: Options::dumped,
+            apply: |run, random| {
+                let refusals = vec![Refusal::KeyNotFound, other(&errors::EMPTY_KEY), Refusal::Compacted];
+                let put = Put { value: key("both"), ignore_value: true, ..Put::default() };
+                let request = Request::Put(Put { key: key("k01"), ..put });
+                append(run, request, Outcome::Refused(pick(random, refusals)?));
+                Some(())
+            },
+        },
+        Mutation {
             name: "a request that names no lease is refused for one",
             rules: wrong,
             of: Options::dumped,
