@@ -640,3 +640,51 @@ fn check_late(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lease of 10 s on a clock that stands still, and a restart: its end and its begin at the same microsecond.
+    fn history(asked_before: bool, left_s: i64) -> History {
+        const STILL_US: u64 = 5_000_000;
+        let mut history = History::new();
+        history.note(1, Note::Started { member: 0 });
+        let grant = history.call(1, 0, 1_000_000, Request::LeaseGrant { id: 7, ttl_s: 10 });
+        history.answered(grant, 1_000_000, Answer::LeaseGrant { revision: 1, id: 7, ttl_s: 10 });
+        let ask = |history: &mut History| {
+            let ask = history.call(1, 0, STILL_US, Request::LeaseTimeToLive { id: 7, keys: false });
+            let answer =
+                Answer::LeaseTimeToLive { revision: 1, ttl_s: left_s, granted_ttl_s: 10, keys: Vec::new() };
+            history.answered(ask, STILL_US, answer);
+        };
+        if asked_before {
+            ask(&mut history);
+        }
+        let renew = history.call(1, 0, STILL_US, Request::LeaseKeepAlive { id: 7 });
+        if asked_before {
+            history.lost(renew, STILL_US);
+        } else {
+            history.answered(renew, STILL_US, Answer::LeaseKeepAlive { revision: 1, ttl_s: 10 });
+        }
+        history.note(STILL_US, Note::Stopped { member: 0 });
+        history.note(STILL_US, Note::Started { member: 0 });
+        if !asked_before {
+            ask(&mut history);
+        }
+        history
+    }
+
+    #[test]
+    fn while_a_clock_stands_still_steps_tell_before_from_after() {
+        let clocks = Clocks { drift_ppm: 0, slack_us: 0, min_ttl_s: 1, late_us: None };
+        let judge = |history: &History| crate::check::history(history, &clocks).map(|_| ());
+        // The start that comes later prolongs nothing yet; the one that came prolongs by more than a TTL.
+        assert_eq!(judge(&history(true, 6)), Ok(()));
+        assert_eq!(judge(&history(false, 11)), Ok(()));
+        // And what is wrong stays so.
+        assert!(judge(&history(true, 3)).is_err(), "shortened");
+        assert!(judge(&history(true, 11)).is_err(), "prolonged by nobody");
+        assert!(judge(&history(false, 8)).is_err(), "shortened after a start");
+    }
+}

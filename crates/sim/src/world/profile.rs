@@ -222,8 +222,12 @@ impl Profile {
         workload.mix.put = workload.mix.put.max(20);
         network.delay_us.1 = network.delay_us.1.min(2_000);
         faults.every_us = (500_000, 15_000_000);
-        faults.clock_jump = 0;
-        faults.clock_rate = 0;
+        // Clocks are true in most, so that what lives by them has its time. A copy decides: what is drawn after this is
+        // the same either way.
+        let (one_in, weight) = if focus == Focus::Lease { (2, 3) } else { (4, 1) };
+        let trouble = Random::new(random.clone().next_u64()).one_in(one_in);
+        faults.clock_jump = if trouble { faults.clock_jump.max(weight) } else { 0 };
+        faults.clock_rate = if trouble { faults.clock_rate.max(weight) } else { 0 };
         match focus {
             Focus::None => {}
             Focus::Crash => {
