@@ -2,7 +2,9 @@
 //!
 //! A process can end in four ways: in order, by a kill (the disk keeps what it was given), by an I/O error (law 8), or
 //! with the power, when the disk decides what of the unsynced survives. Whatever the way, the next start must come up
-//! with everything that was acknowledged, unless an error was injected into it.
+//! with everything that was acknowledged, unless an error was injected into it. A full disk excuses nobody but the
+//! start that founds the directory: a process that runs does not end for want of room, and one that is to start where
+//! a member lived comes up without any.
 //!
 //! After an I/O error the machine loses its power too before the next start ("check the disk, then start again"): a
 //! sync that failed leaves contents that can be read and will never be durable, and no program that reads them back
@@ -38,6 +40,8 @@ pub(super) struct Member {
     pub files: SimFiles,
     pub process: Option<Process>,
     life: u32,
+    /// Some start has come up: the directory is a member's.
+    founded: bool,
     pub ailment: Ailment,
     /// The member's own starts draw from this.
     random: Random,
@@ -80,6 +84,7 @@ impl Member {
             files: SimFiles::new(),
             process: None,
             life: 0,
+            founded: false,
             ailment: Ailment::default(),
             random,
             starting: false,
@@ -122,15 +127,16 @@ impl Member {
         let files = ProcessFiles::new(self.files.clone(), self.id, Random::new(self.random.next_u64()));
         self.apply_ailment(Some(&files));
         let boot = self.random.next_u64();
-        let spoiled = self.spoiled_read.take();
-        if let Some(after) = spoiled {
-            self.files.fail_read_at(self.files.reads() + after);
+        let spoiled = self.spoiled_read.take().map(|after| self.files.reads() + after);
+        if let Some(read) = spoiled {
+            self.files.fail_read_at(read);
         }
         let opened = replica::open(Arc::new(files.clone()), start_options(sizes, boot));
         let (io_errors, no_space) = files.errors_met();
         env.coverage.add(Mechanism::IoError, io_errors);
         self.files.fail_read_at(u64::MAX);
-        let excused = spoiled.is_some() || io_errors + no_space > 0;
+        let failed_read = spoiled.is_some_and(|read| self.files.reads() > read);
+        let short_of_room = self.ailment.free_bytes > 0 || no_space > 0;
         match opened {
             Ok((mut replica, report)) => {
                 if sizes.shared_core {
@@ -146,9 +152,10 @@ impl Member {
                 coverage.add(Mechanism::Replay, report.replayed_entries as u64);
                 coverage.add(Mechanism::TornTail, u64::from(report.cut.is_some()));
                 coverage.add(Mechanism::OlderMeta, u64::from(report.store.unreadable.is_some()));
-                if let Some(lost) = report.checkpoint_lost.filter(|_| !excused) {
+                if let Some(lost) = report.checkpoint_lost {
                     return Err(Failure::new("Lost", format!("member {}: {lost}", self.id)));
                 }
+                self.founded = true;
                 let process = Process::new(env, self.id, self.life, files, replica, sizes, boot);
                 self.process = Some(process);
             }
@@ -160,7 +167,7 @@ impl Member {
                     self.lose_power(env);
                 } else if io_errors > 0 {
                     self.lose_power(env);
-                } else if excused || self.ailment.free_bytes > 0 {
+                } else if failed_read || (short_of_room && !self.founded) {
                     self.start_soon(env);
                 } else {
                     return Err(Failure::new("Start", format!("member {} refuses: {error}", self.id)));
@@ -237,8 +244,8 @@ impl Member {
             Some(End::Stopped) => self.strike(env, Blow::Stop),
             Some(End::Disk) => {
                 let (io_errors, _) = process.files.errors_met();
-                if io_errors == 0 && self.ailment.free_bytes == 0 {
-                    let text = format!("member {} ended for an error that nobody made", self.id);
+                if io_errors == 0 {
+                    let text = format!("member {} ended, and no operation of the disk had failed", self.id);
                     return Err(Failure::new("Disk", text));
                 }
                 self.strike(env, Blow::Error);
