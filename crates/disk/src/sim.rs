@@ -155,7 +155,13 @@ impl SimFiles {
     /// While it lies, every sync and durable write answers well and makes nothing durable: a device that was told to
     /// answer before its cache is written, or a file system mounted without barriers.
     pub fn set_lying(&self, lying: bool) {
-        self.lock().world.lying = lying;
+        let world = &mut self.lock().world;
+        world.lies_from = lying.then_some(world.operations);
+    }
+
+    /// It lies from operation `number` on (the first one is 0).
+    pub fn lie_from(&self, number: u64) {
+        self.lock().world.lies_from = Some(number);
     }
 
     /// The power goes in the midst of operation `number`: it leaves its change unsynced and fails, and so does all

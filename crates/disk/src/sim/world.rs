@@ -81,8 +81,8 @@ pub(super) struct World {
     pub(super) fail_operation: Option<(u64, Fault)>,
     pub(super) fail_read: Option<(u64, ReadFault)>,
     pub(super) halt: Option<u64>,
-    /// Syncs answer well and do nothing.
-    pub(super) lying: bool,
+    /// From this operation on, syncs answer well and do nothing.
+    pub(super) lies_from: Option<u64>,
 }
 
 impl Default for World {
@@ -101,7 +101,7 @@ impl Default for World {
             fail_operation: None,
             fail_read: None,
             halt: None,
-            lying: false,
+            lies_from: None,
         }
     }
 }
@@ -239,7 +239,7 @@ impl World {
             fail_operation: None,
             fail_read: None,
             halt: None,
-            lying: false,
+            lies_from: None,
             operations: 0,
             reads: 0,
             ..self.clone()
@@ -322,6 +322,10 @@ impl World {
         self.change(record, Some(Change::Create { name: name.into(), file: id }))?;
         self.inodes.get_mut(&id).expect("inserted above").opens += 1;
         Ok(id)
+    }
+
+    fn lies(&self, operation: u64) -> bool {
+        self.lies_from.is_some_and(|from| operation >= from)
     }
 
     /// Counts an operation, and says what becomes of it.
@@ -412,7 +416,7 @@ impl World {
         if let Some(error) = failed {
             return Err(error);
         }
-        if !durable || self.lying {
+        if !durable || self.lies(number) {
             return Ok(());
         }
         let end = ((at + payload.len()) * BLOCK) as u64;
@@ -499,7 +503,7 @@ impl World {
             }
             Ok(_) => {
                 record.note(self, number);
-                if !self.lying {
+                if !self.lies(number) {
                     self.commit(covers);
                 }
                 Ok(())
