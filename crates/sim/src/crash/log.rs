@@ -6,9 +6,11 @@ use std::sync::Arc;
 use base::Random;
 use disk::sim::{KeepSet, Moment};
 use disk::{BLOCK, SimFiles};
-use wal::{Durable, Entry, HardState, Options, Record, Recovered, Wal, Write};
+use wal::{Durable, Entry, HardState, Options, Record, Recovered, Wal, WalError, Write};
 
-use super::{Met, Promises, Script};
+use super::faults::{Floor, Verdict};
+use super::interleave::{interleaved, stopping};
+use super::{Met, Promises, Script, guarded};
 use crate::check::state;
 
 const DIR: &str = "log";
@@ -97,6 +99,8 @@ struct Promise {
     /// Of this life's records, those that were acknowledged and those that were appended.
     acked: usize,
     appended: usize,
+    /// Of these, what was acknowledged when the newest write that is complete was handed out: that write says so.
+    stated: usize,
     released: u64,
     durable: Option<(Durable, HardState)>,
 }
@@ -114,24 +118,33 @@ pub(super) struct Subject {
 
 fn options(script: Script, boot: u64) -> Options {
     let (blocks, in_flight) = match script {
-        // So small that whole segments are in flight together.
-        Script::SegmentRecycling => (4, 6),
+        // So small that whole segments are in flight together; and of two sizes, so that some cannot be used again.
+        Script::SegmentRecycling => (4 + boot % 2, 6),
         _ => (8, 3),
     };
     Options { segment_bytes: blocks * BLOCK as u64, batch_bytes: 2 * BLOCK, in_flight, boot: boot | SECRET }
 }
 
+fn open(files: &SimFiles, script: Script, boot: u64) -> Result<(Wal, Recovered), WalError> {
+    Wal::recover(Arc::new(files.clone()), DIR, options(script, boot))
+}
+
 fn recover(files: &SimFiles, script: Script, boot: u64) -> Result<(Wal, Recovered), String> {
-    Wal::recover(Arc::new(files.clone()), DIR, options(script, boot)).map_err(|error| error.to_string())
+    open(files, script, boot).map_err(|error| error.to_string())
 }
 
 impl super::Subject for Subject {
     /// How many of the records are there.
     type Found = usize;
 
-    fn record(script: Script, seed: u64, promises: Promises) -> Result<Subject, String> {
-        let files = SimFiles::new();
-        files.record();
+    fn play(
+        script: Script,
+        seed: u64,
+        promises: Promises,
+        files: &SimFiles,
+        _like: Option<&Subject>,
+        until: u64,
+    ) -> (Subject, Result<(), String>) {
         let mut random = Random::new(seed);
         let mut subject = Subject {
             script,
@@ -141,11 +154,54 @@ impl super::Subject for Subject {
             expected: None,
             met: Met::default(),
         };
+        let mut ended = Ok(());
         for _ in 0..LIVES {
-            Life::begin(&mut subject, &files, &mut random, promises)?.run()?;
+            ended = guarded(|| Life::begin(&mut subject, files, &mut random, promises)?.run());
+            if ended.is_err() || files.operations() > until {
+                break;
+            }
         }
         subject.moments = files.take_moments();
-        Ok(subject)
+        (subject, ended)
+    }
+
+    fn promises(&self) -> u64 {
+        self.promises.len() as u64
+    }
+
+    fn verdict(&mut self, files: &SimFiles, mark: u64, floor: Floor, boot: u64) -> Verdict {
+        let recovered = match open(files, self.script, boot) {
+            Ok((_, recovered)) => recovered,
+            Err(error) => return Verdict::Refused(error.to_string()),
+        };
+        let judged = self.judge(&recovered, mark);
+        let Err(text) = judged else { return Verdict::Right };
+        let promise = &self.promises[mark as usize];
+        let given_up = floor == Floor::Nothing;
+        let floor = match floor {
+            Floor::Acknowledged => return Verdict::Wrong(text),
+            Floor::Stated => promise.stated,
+            Floor::Of(mark) => self.promises[mark as usize].stated,
+            Floor::Nothing => 0,
+        };
+        // A device that lies may also lose segments, all that a checkpoint covers: whether the data file can do without
+        // them is asked where there is one.
+        let released = if given_up { u64::MAX } else { promise.released };
+        let mut state = State::default();
+        let mut after: Vec<usize> = Vec::new();
+        if state.agrees(&recovered, released) {
+            after.push(0);
+        }
+        for (number, record) in self.lives[promise.life][..promise.appended].iter().enumerate() {
+            state.apply(record);
+            if state.agrees(&recovered, released) {
+                after.push(number + 1);
+            }
+        }
+        match after.iter().any(|after| *after >= floor) {
+            true => Verdict::Tail,
+            false => Verdict::Wrong(format!("{text}; as after {after:?} of at least {floor}")),
+        }
     }
 
     fn take_moments(&mut self) -> Vec<Moment> {
@@ -191,9 +247,8 @@ impl super::Subject for Subject {
         };
         let mut random = Random::new(boot);
         let mut life = Life::over(&mut next, files, &mut random, Promises::Kept, wal);
-        for _ in 0..20 {
-            life.step()?;
-        }
+        life.left = 20;
+        life.steps()?;
         let mark = next.promises.len() as u64 - 1;
         let lost = files.crash(&mut |count| KeepSet::random(count, &mut random));
         let (_, recovered) = recover(&lost, self.script, random.next_u64())?;
@@ -236,8 +291,10 @@ struct Life<'s> {
     random: &'s mut Random,
     promises: Promises,
     wal: Wal,
-    /// Handed out, on their way to the disk.
-    outstanding: Vec<Write>,
+    /// Handed out, on their way to the disk, with the records that were acknowledged by then.
+    outstanding: Vec<(Write, usize)>,
+    /// Steps that are left to this life.
+    left: usize,
     state: State,
     /// Records that were handed out.
     submitted: usize,
@@ -259,7 +316,8 @@ impl<'s> Life<'s> {
         let records = subject.lives[before.life][..found].to_vec();
         subject.lives.push(records);
         let life = subject.lives.len() - 1;
-        subject.promises.push(Promise { life, acked: found, appended: found, durable: None, ..before });
+        let promise = Promise { life, acked: found, appended: found, stated: found, durable: None, ..before };
+        subject.promises.push(promise);
         Ok(Life::over(subject, files, random, promises, wal))
     }
 
@@ -275,8 +333,9 @@ impl<'s> Life<'s> {
         let state = State::of(&subject.lives[now.life]);
         wal.mark_ready(now.appended as u64);
         let submitted = now.appended;
-        let outstanding = Vec::new();
-        let mut life = Life { subject, files, random, promises, wal, outstanding, state, submitted, now };
+        let (outstanding, left) = (Vec::new(), STEPS);
+        let mut life =
+            Life { subject, files, random, promises, wal, outstanding, left, state, submitted, now };
         life.mark();
         life
     }
@@ -329,7 +388,7 @@ impl<'s> Life<'s> {
         self.mark();
         while let Some(write) = self.wal.submit() {
             write.file.write_at(write.offset, write.data()).map_err(|error| error.to_string())?;
-            self.outstanding.push(write);
+            self.outstanding.push((write, self.now.acked));
         }
         if self.wal.unsubmitted_bytes() == 0 {
             self.submitted = self.now.appended;
@@ -342,8 +401,9 @@ impl<'s> Life<'s> {
     }
 
     fn complete(&mut self, at: usize) -> Result<(), String> {
-        let write = self.outstanding.swap_remove(at);
+        let (write, stated) = self.outstanding.swap_remove(at);
         write.perform().map_err(|error| error.to_string())?;
+        self.now.stated = self.now.stated.max(stated);
         if let Some(durable) = self.wal.written(write.seq, write.buf) {
             self.now.acked = self.now.acked.max(durable.ready as usize);
             let records = &self.subject.lives[self.now.life];
@@ -357,9 +417,25 @@ impl<'s> Life<'s> {
     }
 
     fn run_job(&mut self) -> Result<(), String> {
-        if let Some(job) = self.wal.wants_segment() {
-            self.mark();
-            self.wal.segment_ready(job.run(self.files).map_err(|error| error.to_string())?);
+        let Some(job) = self.wal.wants_segment() else { return Ok(()) };
+        self.mark();
+        let files = stopping(self.files);
+        let ran = interleaved(|| job.run(&files), || self.others())?;
+        match ran {
+            Ok(ready) => self.wal.segment_ready(ready),
+            Err(error) if disk::is_no_space(&error) => self.wal.segment_failed(),
+            Err(error) => return Err(error.to_string()),
+        }
+        self.mark();
+        Ok(())
+    }
+
+    /// In the midst of a job.
+    fn others(&mut self) -> Result<(), String> {
+        while self.left > 0 && self.random.one_in(2) {
+            self.left -= 1;
+            self.subject.met.add("a step within a job", 1);
+            self.step(true)?;
         }
         Ok(())
     }
@@ -385,7 +461,8 @@ impl<'s> Life<'s> {
         self.wal.release_to(index);
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    /// `nested`: a job is under way.
+    fn step(&mut self, nested: bool) -> Result<(), String> {
         let (last, last_term) = self.state.last;
         let (checkpoint, _) = self.state.checkpoint;
         let term = self.state.hard_state.term.max(last_term).max(1);
@@ -419,7 +496,7 @@ impl<'s> Life<'s> {
                 let at = self.random.below(self.outstanding.len() as u64) as usize;
                 self.complete(at)?;
             }
-            91..98 => self.run_job()?,
+            91..98 if !nested => self.run_job()?,
             98..100 => {
                 self.wal.affirm();
             }
@@ -428,11 +505,17 @@ impl<'s> Life<'s> {
         Ok(())
     }
 
+    fn steps(&mut self) -> Result<(), String> {
+        while self.left > 0 {
+            self.left -= 1;
+            self.step(false)?;
+        }
+        Ok(())
+    }
+
     /// The whole life, up to a kill.
     fn run(mut self) -> Result<(), String> {
-        for _ in 0..STEPS {
-            self.step()?;
-        }
+        self.steps()?;
         // What is gathered and not handed out dies with the process.
         self.mark();
         Ok(())

@@ -13,10 +13,11 @@ use proto::etcdserverpb as pb;
 use replica::Request;
 use wal::{Entry, Wal};
 
+use super::faults::{Floor, Verdict};
 use super::model::{Model, Picture};
 use super::rig::{self, Rig};
 use super::store;
-use super::{Met, Promises, Script};
+use super::{Met, Promises, Script, guarded};
 use crate::check::state;
 
 const LOG_DIR: &str = "log";
@@ -30,6 +31,8 @@ const READ_APART: u64 = 4;
 struct Promise {
     /// Whatever is published can be read.
     applied: u64,
+    /// Of that, what was when the newest log write that is complete was asked for: that write says so.
+    stated: u64,
     revision: i64,
 }
 
@@ -39,6 +42,8 @@ pub(super) struct Subject {
     promises: Vec<Promise>,
     /// By index, from 1.
     ledger: Vec<Entry>,
+    /// It is that of a run like this one, and complete.
+    known: bool,
     /// What clients see at each index, from 0: nothing applied.
     pictures: Vec<Picture>,
     /// The hash of each index, as it was first seen.
@@ -50,15 +55,21 @@ impl super::Subject for Subject {
     /// The last index of the log, and what clients see.
     type Found = (u64, Picture);
 
-    fn record(script: Script, seed: u64, promises: Promises) -> Result<Subject, String> {
-        let files = SimFiles::new();
-        files.record();
+    fn play(
+        script: Script,
+        seed: u64,
+        promises: Promises,
+        files: &SimFiles,
+        like: Option<&Subject>,
+        until: u64,
+    ) -> (Subject, Result<(), String>) {
         let mut random = Random::new(seed);
         let mut subject = Subject {
             script,
             moments: Vec::new(),
             promises: vec![Promise::default()],
-            ledger: Vec::new(),
+            ledger: like.map_or_else(Vec::new, |like| like.ledger.clone()),
+            known: like.is_some(),
             pictures: Vec::new(),
             hashes: HashMap::new(),
             met: Met::default(),
@@ -68,22 +79,81 @@ impl super::Subject for Subject {
             Script::Compaction => [50, 25, 0],
             _ => [45, 30, 20],
         };
+        let mut ended = Ok(());
         for (life, steps) in lives.into_iter().enumerate().filter(|(_, steps)| *steps > 0) {
-            let (replica, _) = rig::open(&files, random.next_u64())?;
-            let mut rig = Rig::new(&files, replica, (seed + life as u64) % 2 == 1);
-            subject.live(&mut rig, &files, &mut random, steps, promises)?;
-            subject.met.add_all(&rig.met);
+            let boot = random.next_u64();
+            ended = guarded(|| {
+                let opened = rig::open(files, boot);
+                // The founding entry is written by the opening itself, also where that fails later.
+                subject.note_entries(files)?;
+                let mut rig = Rig::new(files, opened?.0, (seed + life as u64) % 2 == 1);
+                let left = steps;
+                let now = *subject.promises.last().expect("the first one");
+                let mut life =
+                    Life { subject: &mut subject, files, random: &mut random, promises, left, steps, now };
+                let lived = life.run(&mut rig);
+                subject.met.add_all(&rig.met);
+                lived
+            });
+            if ended.is_err() || files.operations() > until {
+                break;
+            }
         }
         subject.moments = files.take_moments();
         let mut model = Model::new();
         subject.pictures.push(model.picture());
         for entry in &subject.ledger {
             if entry.kind == 0 && !entry.data.is_empty() {
-                model.apply(&entry.data)?;
+                ended = ended.and(model.apply(&entry.data));
             }
             subject.pictures.push(model.picture());
         }
-        Ok(subject)
+        (subject, ended)
+    }
+
+    fn promises(&self) -> u64 {
+        self.promises.len() as u64
+    }
+
+    fn verdict(&mut self, files: &SimFiles, mark: u64, floor: Floor, boot: u64) -> Verdict {
+        let (replica, report) = match replica::open(Arc::new(files.clone()), rig::start(boot)) {
+            Ok(opened) => opened,
+            Err(error) => return Verdict::Refused(error.to_string()),
+        };
+        if let Err(error) = tree::verify(replica.store()) {
+            return Verdict::Verified(error.to_string());
+        }
+        let last = report.applied + report.replayed_entries as u64;
+        let promise = self.promises[mark as usize];
+        let floor = match floor {
+            Floor::Acknowledged => promise.applied,
+            Floor::Stated => promise.stated,
+            Floor::Of(mark) => self.promises[mark as usize].stated,
+            Floor::Nothing => 0,
+        };
+        if last < floor {
+            return Verdict::Wrong(format!("entry {floor} was durable, the log ends at {last}"));
+        }
+        // A directory that is founded only now has an entry that nobody noted, and nothing in it that clients see.
+        let known = if report.founded { self.pictures.first() } else { self.pictures.get(last as usize) };
+        let Some(expected) = known.cloned() else {
+            return Verdict::Wrong(format!("the log ends at {last}, and nobody proposed so much"));
+        };
+        let looked = guarded(|| {
+            let mut rig = Rig::new(files, replica, boot % 2 == 1);
+            rig.catch_up()?;
+            state::store(rig.replica.store()).map_err(text)?;
+            let found = Picture::of(rig.snapshot().view());
+            if found == expected {
+                return Ok(());
+            }
+            Err(format!("at entry {last} there should be {expected:?}, and {found:?} was found"))
+        });
+        match looked {
+            Ok(()) if last < promise.applied => Verdict::Tail,
+            Ok(()) => Verdict::Right,
+            Err(text) => Verdict::Wrong(text),
+        }
     }
 
     fn take_moments(&mut self) -> Vec<Moment> {
@@ -235,6 +305,9 @@ impl Subject {
 
     /// Reads entries that were just given to the disk.
     fn note_entries(&mut self, files: &SimFiles) -> Result<(), String> {
+        if self.known {
+            return Ok(());
+        }
         let from = self.ledger.len() as u64;
         let image = Arc::new(files.image());
         let (_, recovered) = Wal::recover_from(image, LOG_DIR, rig::wal_options(1), from).map_err(text)?;
@@ -248,50 +321,75 @@ impl Subject {
         }
         Ok(())
     }
+}
 
-    /// A process, up to a kill.
-    fn live(
-        &mut self,
-        rig: &mut Rig,
-        files: &SimFiles,
-        random: &mut Random,
-        steps: usize,
-        promises: Promises,
-    ) -> Result<(), String> {
-        let mut now = *self.promises.last().expect("the first one");
-        // The founding entry is written by the opening itself.
-        self.note_entries(files)?;
-        for step in 0..steps {
-            if random.one_in(4) {
-                rig.tick(10 + random.below(1500))?;
+/// A process, up to a kill.
+struct Life<'s> {
+    subject: &'s mut Subject,
+    files: &'s SimFiles,
+    random: &'s mut Random,
+    promises: Promises,
+    /// Steps that are left, of so many.
+    left: usize,
+    steps: usize,
+    now: Promise,
+}
+
+impl Life<'_> {
+    fn run(&mut self, rig: &mut Rig) -> Result<(), String> {
+        while self.left > 0 {
+            self.left -= 1;
+            self.step(rig)?;
+            while rig.jobs() > 0 && !self.random.one_in(3) {
+                let at = self.random.below(rig.jobs() as u64) as usize;
+                rig.run_job_beside(at, |rig| self.others(rig))?;
             }
-            for _ in 0..random.below(4) {
-                if rig.replica.has_credit() {
-                    let revision = mvcc::stamp::current(rig.snapshot().stamp());
-                    rig.propose(request(self.script, step, revision, random))?;
-                }
+        }
+        Ok(())
+    }
+
+    /// In the midst of a job: requests, turns, log writes.
+    fn others(&mut self, rig: &mut Rig) -> Result<(), String> {
+        if self.left > 0 && self.random.one_in(3) {
+            self.left -= 1;
+            self.subject.met.add("a step within a job", 1);
+            self.step(rig)?;
+        }
+        Ok(())
+    }
+
+    /// Everything but jobs.
+    fn step(&mut self, rig: &mut Rig) -> Result<(), String> {
+        let Life { subject, files, random, promises, left, steps, now } = self;
+        if random.one_in(4) {
+            rig.tick(10 + random.below(1500))?;
+        }
+        for _ in 0..random.below(4) {
+            if rig.replica.has_credit() {
+                let revision = mvcc::stamp::current(rig.snapshot().stamp());
+                rig.propose(request(subject.script, *steps - *left - 1, revision, random))?;
             }
-            rig.turn()?;
-            let snapshot = rig.snapshot();
-            now.applied = now.applied.max(rig.applied());
-            now.revision =
-                now.revision.max(mvcc::stamp::current(snapshot.stamp())).max(rig.answered_revision);
-            drop(snapshot);
-            self.mark(files, now);
-            if rig.send()? {
-                self.note_entries(files)?;
-                if promises == Promises::Early {
-                    now.applied = self.ledger.len() as u64;
-                    self.mark(files, now);
-                }
+        }
+        rig.turn()?;
+        let snapshot = rig.snapshot();
+        now.applied = now.applied.max(rig.applied());
+        now.stated = now.stated.max(rig.stated);
+        now.revision = now.revision.max(mvcc::stamp::current(snapshot.stamp())).max(rig.answered_revision);
+        drop(snapshot);
+        subject.mark(files, *now);
+        let sent = rig.send();
+        if sent != Ok(false) {
+            // Also of one that failed: what it wrote before may be kept.
+            subject.note_entries(files)?;
+            if *promises == Promises::Early {
+                now.applied = subject.ledger.len() as u64;
+                subject.mark(files, *now);
             }
-            for _ in 0..random.below(rig.outstanding() as u64 + 2) {
-                if rig.outstanding() > 0 {
-                    rig.complete(random.below(rig.outstanding() as u64) as usize)?;
-                }
-            }
-            while rig.jobs() > 0 && !random.one_in(3) {
-                rig.run_job(random.below(rig.jobs() as u64) as usize)?;
+        }
+        sent?;
+        for _ in 0..random.below(rig.outstanding() as u64 + 2) {
+            if rig.outstanding() > 0 {
+                rig.complete(random.below(rig.outstanding() as u64) as usize)?;
             }
         }
         Ok(())

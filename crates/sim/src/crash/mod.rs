@@ -19,6 +19,8 @@
 //! layer twice: what can be said of a store at rest is in [`crate::check::state`].
 
 pub(crate) mod command;
+pub mod faults;
+mod interleave;
 mod log;
 mod member;
 mod model;
@@ -37,6 +39,8 @@ use disk::sim::{KeepSet, Moment};
 
 /// Sets of survivors that each moment draws at random.
 const DRAWN_SETS: usize = 64;
+/// A recovery that is crashed with so many unsynced writes, at most, keeps each of them alone, too.
+const SINGLES_OF: usize = 4;
 /// Images of each moment whose writes reach the device in another order.
 const REORDERED: usize = 8;
 
@@ -58,8 +62,8 @@ pub enum Script {
     Growth,
     /// A member whose history is compacted while it is written.
     Compaction,
-    /// The log alone, restarted from snapshots that take its place. (What writes snapshots for clients has no file in the
-    /// data directory, so a crash has nothing of it to keep.)
+    /// The log alone, restarted from snapshots that take its place: the record of a restart, which only a member that is
+    /// sent a snapshot will write. (What is exported to clients goes through a file without a name, past these files.)
     Snapshot,
     /// A member with everything: puts, transactions, deletes, leases that end, compactions, checkpoints, kills.
     Replica,
@@ -248,7 +252,30 @@ trait Subject: Sized {
     /// What a recovery found.
     type Found: Clone + fmt::Debug + PartialEq;
 
-    fn record(script: Script, seed: u64, promises: Promises) -> Result<Self, String>;
+    /// Runs the script over an empty disk, up to its end, the first error, or the end of the life in which operation
+    /// `until` was. What was known by then is known also after an error. `like`: a run that does the same, for what this
+    /// one cannot read back from a disk that lies.
+    fn play(
+        script: Script,
+        seed: u64,
+        promises: Promises,
+        files: &SimFiles,
+        like: Option<&Self>,
+        until: u64,
+    ) -> (Self, Result<(), String>);
+
+    fn record(script: Script, seed: u64, promises: Promises) -> Result<Self, String> {
+        let files = SimFiles::new();
+        files.record();
+        let (subject, ended) = Self::play(script, seed, promises, &files, None, u64::MAX);
+        ended.map(|()| subject)
+    }
+
+    /// How many were noted: marks are below.
+    fn promises(&self) -> u64;
+
+    /// Opens what a device with a fault left, and says what came of it.
+    fn verdict(&mut self, files: &SimFiles, mark: u64, floor: faults::Floor, boot: u64) -> faults::Verdict;
 
     /// The run's moments; they are not kept.
     fn take_moments(&mut self) -> Vec<Moment>;
@@ -461,6 +488,9 @@ fn crash_recovery<S: Subject>(
         let mut sets = vec![KeepSet::none(count)];
         if count > 0 {
             sets.extend([KeepSet::all(count), KeepSet::random(count, random)]);
+        }
+        if (2..=SINGLES_OF).contains(&count) {
+            sets.extend((0..count).map(|at| KeepSet::only(count, at)));
         }
         for keep in sets {
             report.recovery_images += 1;

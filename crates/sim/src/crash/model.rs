@@ -25,6 +25,8 @@ pub(super) struct Model {
     compacted: i64,
     pairs: BTreeMap<Vec<u8>, Pair>,
     leases: BTreeSet<i64>,
+    /// A disk was full: nothing grows until somebody lowers the alarm, which no script does.
+    full: bool,
 }
 
 /// What a state looks like to clients.
@@ -75,7 +77,7 @@ impl Picture {
 
 impl Model {
     pub fn new() -> Model {
-        Model { revision: 1, compacted: -1, pairs: BTreeMap::new(), leases: BTreeSet::new() }
+        Model { revision: 1, compacted: -1, pairs: BTreeMap::new(), leases: BTreeSet::new(), full: false }
     }
 
     pub fn picture(&self) -> Picture {
@@ -96,6 +98,8 @@ impl Model {
             Request::decode(data).map_err(|error| format!("an entry does not decode: {error}"))?;
         let main = self.revision + 1;
         let changed = match request {
+            // The transactions of scripts have a put in them.
+            Request::Put(_) | Request::Txn(_) | Request::LeaseGrant(_) if self.full => false,
             Request::Put(put) => self.put(&put, main),
             Request::DeleteRange(delete) => self.delete(&delete),
             Request::Txn(txn) => self.txn(&txn, main),
@@ -117,8 +121,13 @@ impl Model {
                 }
                 self.pairs.len() < before
             }
+            Request::Alarm(alarm) => {
+                let raises = alarm.action == pb::alarm_request::AlarmAction::Activate as i32;
+                self.full |= raises && alarm.alarm == pb::AlarmType::Nospace as i32;
+                false
+            }
             // What the cluster says to itself.
-            Request::Alarm(_) | Request::Other(_) => false,
+            Request::Other(_) => false,
         };
         self.revision += i64::from(changed);
         Ok(())

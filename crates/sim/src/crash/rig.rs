@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use base::{CallToken, Random};
-use disk::SimFiles;
+use disk::{Files, SimFiles};
 use replica::{Action, CheckpointPolicy, Event, Note, OpenReport, Proposal, Replica, Request, Start};
 
 use super::Met;
+use super::interleave::{interleaved, stopping};
 
 /// Small sizes, so that images stay small and every border is met.
 const SEGMENT_BYTES: u64 = 32 << 10;
@@ -25,7 +26,7 @@ pub(super) fn wal_options(boot: u64) -> wal::Options {
     wal::Options { segment_bytes: SEGMENT_BYTES, batch_bytes: BATCH_BYTES, in_flight: 4, boot }
 }
 
-fn start(boot: u64) -> Start {
+pub(super) fn start(boot: u64) -> Start {
     let member = replica::founding_member(
         "default",
         &["http://localhost:2380".into()],
@@ -56,7 +57,7 @@ fn start(boot: u64) -> Start {
 }
 
 pub(super) fn open(files: &SimFiles, boot: u64) -> Result<(Replica, OpenReport), String> {
-    replica::open(Arc::new(files.clone()), start(boot)).map_err(|error| error.to_string())
+    replica::open(Arc::new(stopping(files)), start(boot)).map_err(|error| error.to_string())
 }
 
 /// What runs on the helper pool.
@@ -68,14 +69,38 @@ enum Job {
     Grow(tree::GrowJob),
 }
 
+impl Job {
+    /// What the server does with each: what comes of it, and its name where that is counted.
+    fn run(self, files: &dyn Files) -> std::io::Result<(Option<Event>, Option<&'static str>)> {
+        Ok(match self {
+            Job::Segment(job) => match job.run(files) {
+                Ok(ready) => (Some(Event::SegmentReady(ready)), None),
+                Err(error) if disk::is_no_space(&error) => (Some(Event::SegmentRefused), None),
+                Err(error) => return Err(error),
+            },
+            Job::Checkpoint(job) => (Some(Event::Checkpointed(job.run()?)), Some("a checkpoint")),
+            Job::Hash(job) => (Some(Event::CompactionHashed(job.run())), None),
+            Job::Drop(job) => (Some(Event::ColdDropped(job.run()?)), None),
+            Job::Grow(job) => match job.run() {
+                Ok(()) => (None, None),
+                Err(error) if disk::is_no_space(&error) => (Some(Event::GrowthRefused), None),
+                Err(error) => return Err(error),
+            },
+        })
+    }
+}
+
 pub(super) struct Rig {
     pub replica: Replica,
     files: SimFiles,
     reader: tree::Reader,
     now: u64,
-    /// Asked for, and not yet given to the disk; given to it, and not complete.
-    unsent: Vec<wal::Write>,
-    writes: Vec<wal::Write>,
+    /// Asked for, and not yet given to the disk; given to it, and not complete. Each with the entry that was applied
+    /// before it was asked for: it says that the log is durable up to there.
+    unsent: Vec<(wal::Write, u64)>,
+    writes: Vec<(wal::Write, u64)>,
+    /// Of the newest write that is complete.
+    pub stated: u64,
     jobs: Vec<Job>,
     actions: Vec<Action>,
     next_call: u32,
@@ -102,6 +127,7 @@ impl Rig {
             now: 1,
             unsent: Vec::new(),
             writes: Vec::new(),
+            stated: 0,
             jobs: Vec::new(),
             actions: Vec::new(),
             next_call: 1,
@@ -132,21 +158,24 @@ impl Rig {
     }
 
     pub fn handle(&mut self, event: Event) -> Result<(), String> {
+        let applied = self.applied();
         self.replica.handle(event, &mut self.actions);
-        self.sort()
+        self.sort(applied)
     }
 
     /// One turn; nothing reaches the disk.
     pub fn turn(&mut self) -> Result<(), String> {
+        let applied = self.applied();
         self.replica.turn(&mut self.actions);
         self.replica.events_sent();
-        self.sort()
+        self.sort(applied)
     }
 
-    fn sort(&mut self) -> Result<(), String> {
+    /// `applied`: before these actions were asked for.
+    fn sort(&mut self, applied: u64) -> Result<(), String> {
         for action in std::mem::take(&mut self.actions) {
             match action {
-                Action::WriteLog(write) => self.unsent.push(write),
+                Action::WriteLog(write) => self.unsent.push((write, applied)),
                 Action::PrepareSegment(job) => self.jobs.push(Job::Segment(job)),
                 Action::Checkpoint(job) => self.jobs.push(Job::Checkpoint(job)),
                 Action::HashCompaction(job) => self.jobs.push(Job::Hash(job)),
@@ -187,9 +216,9 @@ impl Rig {
     /// Gives everything that waits to the disk, which may keep it from now on. True when there was something.
     pub fn send(&mut self) -> Result<bool, String> {
         let any = !self.unsent.is_empty();
-        for write in self.unsent.drain(..) {
+        for (write, applied) in self.unsent.drain(..) {
             write.file.write_at(write.offset, write.data()).map_err(text)?;
-            self.writes.push(write);
+            self.writes.push((write, applied));
         }
         Ok(any)
     }
@@ -203,29 +232,33 @@ impl Rig {
     }
 
     pub fn complete(&mut self, at: usize) -> Result<(), String> {
-        let write = self.writes.remove(at);
+        let (write, applied) = self.writes.remove(at);
         write.perform().map_err(text)?;
+        self.stated = self.stated.max(applied);
         self.handle(Event::LogWritten { seq: write.seq, buffer: write.buf })
     }
 
     pub fn run_job(&mut self, at: usize) -> Result<(), String> {
-        match self.jobs.remove(at) {
-            Job::Segment(job) => {
-                let ready = job.run(&self.files).map_err(text)?;
-                self.handle(Event::SegmentReady(ready))
-            }
-            Job::Checkpoint(job) => {
-                let done = job.run().map_err(text)?;
-                self.met.add("a checkpoint", 1);
-                self.handle(Event::Checkpointed(done))
-            }
-            Job::Hash(job) => self.handle(Event::CompactionHashed(job.run())),
-            Job::Drop(job) => {
-                let done = job.run().map_err(text)?;
-                self.handle(Event::ColdDropped(done))
-            }
-            Job::Grow(job) => job.run().map_err(text),
-        }
+        let job = self.jobs.remove(at);
+        let ran = job.run(&self.files).map_err(text)?;
+        self.ran(ran)
+    }
+
+    /// The same, with `others` before each of the job's operations on the disk.
+    pub fn run_job_beside(
+        &mut self,
+        at: usize,
+        mut others: impl FnMut(&mut Rig) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let job = self.jobs.remove(at);
+        let files = stopping(&self.files);
+        let ran = interleaved(|| job.run(&files), || others(self))?.map_err(text)?;
+        self.ran(ran)
+    }
+
+    fn ran(&mut self, (event, name): (Option<Event>, Option<&'static str>)) -> Result<(), String> {
+        name.into_iter().for_each(|name| self.met.add(name, 1));
+        event.map_or(Ok(()), |event| self.handle(event))
     }
 
     /// Turns and log writes until everything of the log that was found is applied, and only that much of what

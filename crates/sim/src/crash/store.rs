@@ -8,7 +8,9 @@ use disk::SimFiles;
 use disk::sim::{KeepSet, Moment};
 use tree::{KeyOrder, Options, Store, TreeSpec, View};
 
-use super::{Met, Promises, Script};
+use super::faults::{Floor, Verdict};
+use super::interleave::{interleaved, stopping};
+use super::{Met, Promises, Script, guarded};
 
 const FILE: &str = "data";
 const SUFFIX: usize = 4;
@@ -105,7 +107,7 @@ pub(super) struct Subject {
 }
 
 fn open(files: &SimFiles) -> Result<Store, String> {
-    Store::open(files, FILE, &SPECS, options()).map_err(|error| error.to_string())
+    Store::open(&stopping(files), FILE, &SPECS, options()).map_err(|error| error.to_string())
 }
 
 /// Flips a bit in the newest meta. False, and nothing done, where it is the only one.
@@ -121,9 +123,14 @@ impl super::Subject for Subject {
     /// Number of the checkpoint by its stamp, and as the tree counts them.
     type Found = (u64, u64);
 
-    fn record(script: Script, seed: u64, promises: Promises) -> Result<Subject, String> {
-        let files = SimFiles::new();
-        files.record();
+    fn play(
+        script: Script,
+        seed: u64,
+        promises: Promises,
+        files: &SimFiles,
+        _like: Option<&Subject>,
+        until: u64,
+    ) -> (Subject, Result<(), String>) {
         let mut random = Random::new(seed);
         let mut model = Model::default();
         let mut subject = Subject {
@@ -133,23 +140,62 @@ impl super::Subject for Subject {
             pictures: vec![model.picture()],
             met: Met::default(),
         };
+        let mut ended = Ok(());
         for life in 0..LIVES {
-            let mut store = open(&files)?;
-            // Both ways of writing: in place while nobody looks, and copies.
-            if (seed + life as u64) % 2 == 1 {
-                store.share_thread();
-            }
-            let durable = model.clone();
-            let mut writer = Writer { store, model, durable, random: &mut random, script, shrinks: false };
-            for round in 0..checkpoints(script) {
-                writer.shrinks = script == Script::Growth && round >= checkpoints(script) / 2;
-                subject.round(&files, &mut writer, promises)?;
-            }
+            ended = guarded(|| {
+                let mut store = open(files)?;
+                // Both ways of writing: in place while nobody looks, and copies.
+                if (seed + life as u64) % 2 == 1 {
+                    store.share_thread();
+                }
+                let (model, random) = (std::mem::take(&mut model), &mut random);
+                let durable = model.clone();
+                let mut writer = Writer { store, model, durable, random, script, shrinks: false };
+                for round in 0..checkpoints(script) {
+                    writer.shrinks = script == Script::Growth && round >= checkpoints(script) / 2;
+                    subject.round(files, &mut writer, promises)?;
+                }
+                Ok(writer.durable)
+            })
             // Killed: what was changed since is gone.
-            model = writer.durable;
+            .map(|durable| model = durable);
+            if ended.is_err() || files.operations() > until {
+                break;
+            }
         }
         subject.moments = files.take_moments();
-        Ok(subject)
+        (subject, ended)
+    }
+
+    fn promises(&self) -> u64 {
+        self.promises.len() as u64
+    }
+
+    fn verdict(&mut self, files: &SimFiles, mark: u64, floor: Floor, _boot: u64) -> Verdict {
+        let store = match Store::open(files, FILE, &SPECS, options()) {
+            Ok(store) => store,
+            Err(error) => return Verdict::Refused(error.to_string()),
+        };
+        if let Err(error) = tree::verify(&store) {
+            return Verdict::Verified(error.to_string());
+        }
+        if let Err(text) = self.judge(&store) {
+            return Verdict::Wrong(text);
+        }
+        let Promise { durable, in_flight } = self.promises[mark as usize];
+        let number = store.stamp()[0];
+        // Whose meta was lost, the log knows; here there is none.
+        let floor = match floor {
+            Floor::Acknowledged => durable,
+            Floor::Stated => durable.saturating_sub(1),
+            // How old a checkpoint may be, the log knows.
+            Floor::Of(_) | Floor::Nothing => 0,
+        };
+        match number {
+            _ if number == durable || number == in_flight => Verdict::Right,
+            _ if (floor..durable).contains(&number) => Verdict::Tail,
+            _ => Verdict::Wrong(format!("checkpoint {durable} was done, and {number} was found")),
+        }
     }
 
     fn take_moments(&mut self) -> Vec<Moment> {
@@ -283,9 +329,9 @@ impl Subject {
         let job = writer.store.cut().ok_or("a checkpoint is running between two")?;
         self.mark(files, Promise { durable: claimed, in_flight: number });
         let cut = writer.model.clone();
-        writer.change(5)?;
-        writer.store.publish();
-        let done = job.run().map_err(|error| error.to_string())?;
+        let mut left = 6;
+        let ran = interleaved(|| job.run(), || self.others(writer, &mut left))?;
+        let done = ran.map_err(|error| error.to_string())?;
         self.mark(files, Promise { durable: number, in_flight: number });
         let file_bytes = writer.store.file_bytes();
         let stamp = writer.store.checkpoint_done(done);
@@ -294,6 +340,23 @@ impl Subject {
             return Err(format!("checkpoint {number} is done, and {} is called durable", stamp[0]));
         }
         writer.durable = cut;
+        Ok(())
+    }
+}
+
+impl Subject {
+    /// In the midst of a checkpoint: changes, growth, pages that move.
+    fn others(&mut self, writer: &mut Writer<'_>, left: &mut u64) -> Result<(), String> {
+        if *left > 0 && writer.random.one_in(2) {
+            *left -= 1;
+            self.met.add("a batch within a checkpoint", 1);
+            let changes = 1 + writer.random.below(2);
+            writer.change(changes)?;
+            writer.store.publish();
+            if writer.shrinks {
+                self.shrink(writer);
+            }
+        }
         Ok(())
     }
 }

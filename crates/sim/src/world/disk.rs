@@ -29,7 +29,7 @@ thread_local! {
 }
 
 /// Sets what runs between operations, until it is set to nothing. It is told the number of the next operation.
-pub(super) fn between(run: Option<Between>) {
+pub(crate) fn between(run: Option<Between>) {
     BETWEEN.set(run);
 }
 
@@ -42,7 +42,7 @@ fn yield_now(operation: u64) {
 
 /// Which errors come, and how often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Errors {
+pub(crate) struct Errors {
     /// One operation in so many fails with EIO; 0: none.
     pub io_one_in: u64,
     /// One request for room in so many fails with ENOSPC; 0: none.
@@ -62,7 +62,7 @@ struct State {
 
 /// The files of one process. Clones are the same.
 #[derive(Clone)]
-pub(super) struct ProcessFiles {
+pub(crate) struct ProcessFiles {
     files: SimFiles,
     state: Arc<Mutex<State>>,
 }

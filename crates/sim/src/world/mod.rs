@@ -19,7 +19,7 @@
 mod client;
 mod clock;
 pub mod coverage;
-mod disk;
+pub(crate) mod disk;
 mod finale;
 mod job;
 mod member;
