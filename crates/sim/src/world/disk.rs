@@ -54,7 +54,7 @@ struct State {
     random: Random,
     errors: Errors,
     alive: bool,
-    /// A write or a sync has failed with EIO: the process must end.
+    /// An operation has failed with EIO: the process must end.
     wounded: bool,
     io_errors: u64,
     no_space: u64,
@@ -105,7 +105,7 @@ impl ProcessFiles {
         self.state().alive = false;
     }
 
-    /// Whether a write or a sync has failed with EIO.
+    /// Whether an operation has failed with EIO.
     pub fn is_wounded(&self) -> bool {
         self.state().wounded
     }
@@ -130,7 +130,8 @@ impl ProcessFiles {
         let (io_one_in, no_space_one_in) = (state.errors.io_one_in, state.errors.no_space_one_in);
         if io_one_in > 0 && state.random.one_in(io_one_in) {
             state.io_errors += 1;
-            state.wounded |= operation == Operation::Contents;
+            // Also where room is asked for or given back: only "no room" is an ordinary answer (law 8).
+            state.wounded = true;
             trace::note(What::Disk { member: state.member, fault: "EIO", operation: number });
             self.files.fail_at(number, Fault::Io);
         } else if operation == Operation::Growth
@@ -286,5 +287,28 @@ mod tests {
         process.set_errors(Errors { io_one_in: 1, no_space_one_in: 0 });
         assert!(file.sync().is_err() && process.is_wounded());
         assert_eq!(process.errors_met(), (1, 1));
+    }
+
+    #[test]
+    fn an_error_wounds_wherever_it_comes() {
+        let block = disk::AlignedBuf::zeroed(4096);
+        let operations: [&dyn Fn(&ProcessFiles, &dyn File) -> io::Result<()>; 8] = [
+            &|_, file| file.write_at(0, &block),
+            &|_, file| file.write_durable(0, &block),
+            &|_, file| file.sync(),
+            &|_, file| file.allocate(1 << 20),
+            &|_, file| file.truncate(0),
+            &|files, _| files.rename("file", "other"),
+            &|files, _| files.remove("file"),
+            &|files, _| files.sync_dir(""),
+        ];
+        for (number, operation) in operations.iter().enumerate() {
+            let process = ProcessFiles::new(SimFiles::new(), 0, Random::new(1));
+            let file = process.open("file", OpenMode::CreateNew).unwrap();
+            file.allocate(4096).unwrap();
+            process.set_errors(Errors { io_one_in: 1, no_space_one_in: 0 });
+            let error = operation(&process, &*file).unwrap_err();
+            assert!(!disk::is_no_space(&error) && process.is_wounded(), "operation {number}: {error}");
+        }
     }
 }

@@ -250,6 +250,10 @@ impl Member {
                 }
                 self.strike(env, Blow::Error);
             }
+            None if process.files.is_wounded() => {
+                let text = format!("member {} goes on after an operation that failed (law 8)", self.id);
+                return Err(Failure::new("Survived", text));
+            }
             None => {}
         }
         Ok(())

@@ -527,7 +527,7 @@ impl World {
         match ended {
             Err(job::Fatal) => process.end = Some(process::End::Disk),
             Ok(_) if wounded && process.end.is_none() => {
-                let text = format!("member {member} goes on after a write or sync that failed (law 8)");
+                let text = format!("member {member} goes on after a {name} that met an error (law 8)");
                 return Err(Failure::new("Survived", text));
             }
             Ok(None) => env.coverage.add(Mechanism::Growth, u64::from(name == "growth")),
