@@ -518,7 +518,7 @@ impl Lease<'_> {
         };
         let clocks = terms.clocks;
         let anew =
-            terms.interregna.iter().any(|gap| gap.lost.at_us <= end_us && !renewed_since(gap.won.step));
+            terms.interregna.iter().any(|gap| gap.lost.step <= op.end_step() && !renewed_since(gap.won.step));
         let (touched_us, extension_us) = match clocks.extension_us {
             _ if !anew => (touched_us, 0),
             Some(extension_us) => (end_us, extension_us),
@@ -677,7 +677,8 @@ mod tests {
 
     #[test]
     fn while_a_clock_stands_still_steps_tell_before_from_after() {
-        let clocks = Clocks { drift_ppm: 0, slack_us: 0, min_ttl_s: 1, late_us: None };
+        let clocks =
+            Clocks { drift_ppm: 0, slack_us: 0, min_ttl_s: 1, late_us: None, extension_us: Some(1_000_000) };
         let judge = |history: &History| crate::check::history(history, &clocks).map(|_| ());
         // The start that comes later prolongs nothing yet; the one that came prolongs by more than a TTL.
         assert_eq!(judge(&history(true, 6)), Ok(()));
