@@ -47,10 +47,12 @@ fn next(files: &SimFiles, fault: Fault) {
     files.fail_at(files.operations(), fault);
 }
 
+type Operation<'o> = &'o dyn Fn(&SimFiles, &dyn File) -> std::io::Result<()>;
+
 #[test]
 fn errors_are_told_and_change_nothing() {
     for (fault, number) in [(Fault::Io, EIO), (Fault::NoSpace, 28)] {
-        let operations: [(&str, &dyn Fn(&SimFiles, &dyn File) -> std::io::Result<()>); 9] = [
+        let operations: [(&str, Operation<'_>); 9] = [
             ("write", &|_, file| file.write_at(0, &blocks(&[9]))),
             ("durable write", &|_, file| file.write_durable(0, &blocks(&[9]))),
             ("writes", &|_, file| file.write_many(&[(0, &blocks(&[9]))])),

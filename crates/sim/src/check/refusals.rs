@@ -37,7 +37,7 @@ pub fn check(history: &History, timeline: &Timeline) -> Result<(), Finding> {
                 return found!(WriteAnswer, op.end_step(), "{op}: expected was: refused: {text}");
             }
             (Outcome::Refused(refusal), Some(text))
-                if !says(refusal, text) && !(is_for_strain(refusal) && strain.was_while(op)) =>
+                if !(says(refusal, text) || is_for_strain(refusal) && strain.was_while(op)) =>
             {
                 return found!(WrongRefusal, op.end_step(), "{op}: expected was: {text}");
             }

@@ -291,8 +291,9 @@ mod tests {
 
     #[test]
     fn an_error_wounds_wherever_it_comes() {
+        type Operation<'o> = &'o dyn Fn(&ProcessFiles, &dyn File) -> io::Result<()>;
         let block = disk::AlignedBuf::zeroed(4096);
-        let operations: [&dyn Fn(&ProcessFiles, &dyn File) -> io::Result<()>; 8] = [
+        let operations: [Operation<'_>; 8] = [
             &|_, file| file.write_at(0, &block),
             &|_, file| file.write_durable(0, &block),
             &|_, file| file.sync(),
