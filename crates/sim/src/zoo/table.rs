@@ -35,13 +35,13 @@ pub const TABLE: &[Exhibit] = &[
         Bug::AckBeforeSync,
         Focus::Crash,
         20,
-        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Dump)],
+        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Dump), DAMAGED_LOG],
     ),
     world(
         Bug::DurableNotAPrefix,
         Focus::Crash,
         40,
-        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Dump)],
+        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Dump), DAMAGED_LOG],
     ),
     crashes(
         Bug::StaleCompletionCounts,
@@ -71,6 +71,9 @@ pub const TABLE: &[Exhibit] = &[
             Assertion("tree/src/view.rs"),
             Assertion("tree/src/checkpoint.rs"),
             Assertion("mvcc/src/apply.rs"),
+            Assertion("mvcc/src/trees.rs"),
+            Assertion("mvcc/src/cell.rs"),
+            Assertion("tree/src/cursor.rs"),
         ],
     ),
     world(
@@ -84,6 +87,7 @@ pub const TABLE: &[Exhibit] = &[
             Assertion("tree/src/view.rs"),
             Assertion("tree/src/space.rs"),
             By(ReadState),
+            Assertion("tree/src/cursor.rs"),
         ],
     ),
     Exhibit {
@@ -96,7 +100,11 @@ pub const TABLE: &[Exhibit] = &[
         Bug::MetaBeforePages,
         Script::Checkpoint,
         6,
-        &[Words("the allocation bitmap of checkpoint"), Words("where 1 at 0 belongs")],
+        &[
+            Words("the allocation bitmap of checkpoint"),
+            Words("where 1 at 0 belongs"),
+            Words("data is damaged: tree"),
+        ],
     ),
     world(Bug::MetaNotSynced, Focus::Crash, 10, &[World("Lost", "was complete and is not there any more")]),
     world(
@@ -126,7 +134,7 @@ pub const TABLE: &[Exhibit] = &[
         Bug::StampOutsideMeta,
         Focus::Crash,
         6,
-        &[Assertion("mvcc/src/trees.rs"), Assertion("mvcc/src/cell.rs")],
+        &[Assertion("mvcc/src/trees.rs"), Assertion("mvcc/src/cell.rs"), World("Picture", "")],
     ),
     world(Bug::OlderMetaOpened, Focus::Crash, 6, &[Assertion("tree/src/checkpoint.rs")]),
     world(
@@ -141,16 +149,16 @@ pub const TABLE: &[Exhibit] = &[
         20,
         &[By(WatchBookmarkable), By(WatchResumable), By(WatchReliable)],
     ),
-    world(Bug::CompactionOffByOne, Focus::History, 10, &[By(Rows), By(ReadState)]),
+    world(Bug::CompactionOffByOne, Focus::History, 10, &[By(Rows), By(ReadState), By(WatchPrevKv)]),
     world(
         Bug::RevisionBackAfterRemoval,
         Focus::History,
         6,
-        &[Assertion("mvcc/src/compact.rs"), Assertion("mvcc/src/trees.rs")],
+        &[Assertion("mvcc/src/compact.rs"), Assertion("mvcc/src/trees.rs"), Assertion("mvcc/src/cell.rs")],
     ),
     world(Bug::TxnSplit, Focus::History, 10, &[By(Unexplained)]),
-    world(Bug::KeyKeepsOldLease, Focus::Lease, 6, &[Assertion("mvcc/src/apply.rs")]),
-    world(Bug::DeletedKeyKeepsLease, Focus::Lease, 6, &[Assertion("mvcc/src/apply.rs")]),
+    world(Bug::KeyKeepsOldLease, Focus::Lease, 6, &[Assertion("mvcc/src/apply.rs"), By(Rows)]),
+    world(Bug::DeletedKeyKeepsLease, Focus::Lease, 6, &[Assertion("mvcc/src/apply.rs"), By(Rows)]),
     world(
         Bug::PastCountIsNewest,
         Focus::History,
@@ -159,7 +167,7 @@ pub const TABLE: &[Exhibit] = &[
     ),
     world(Bug::PieceRepeatsKey, Focus::History, 10, &[By(ReadState), Assertion("net/src/outbound.rs")]),
     world(Bug::LaterPieceIsNewer, Focus::History, 20, &[By(ReadState), Assertion("net/src/outbound.rs")]),
-    world(Bug::ExpiredLeaseRenewed, Focus::Lease, 40, &[By(LeaseEarly)]),
+    world(Bug::ExpiredLeaseRenewed, Focus::Lease, 40, &[By(LeaseEarly), By(LeaseTwice)]),
     world(Bug::RenewalForgotten, Focus::Lease, 6, &[By(LeaseEarly), By(LeaseTwice)]),
     world(Bug::CommitBeforeSync, Focus::Crash, 6, &[Assertion("replica/src/machine.rs")]),
     world(
@@ -190,6 +198,7 @@ pub const TABLE: &[Exhibit] = &[
             Assertion("mvcc/src/cell.rs"),
             Assertion("mvcc/src/apply.rs"),
             Assertion("mvcc/src/stamp.rs"),
+            Assertion("mvcc/src/compact.rs"),
         ],
     ),
     world(Bug::ReadBeforeReplay, Focus::Crash, 6, &[By(StaleRead), By(Dump), By(MemberBackwards)]),
@@ -202,7 +211,12 @@ pub const TABLE: &[Exhibit] = &[
         30,
         &[World("Picture", ""), By(Unexplained), By(WriteOrder), By(StaleRead), By(RevisionReused), By(Dump)],
     ),
-    world(Bug::RevokedLeaseReturns, Focus::Lease, 6, &[By(LeaseGone), World("Picture", "")]),
+    world(
+        Bug::RevokedLeaseReturns,
+        Focus::Lease,
+        6,
+        &[By(LeaseGone), World("Picture", ""), By(WrongRefusal)],
+    ),
     world(
         Bug::QuotaOutsideLog,
         Focus::Quota,
@@ -226,8 +240,18 @@ pub const TABLE: &[Exhibit] = &[
         &[By(WatchReliable), By(WatchBookmarkable), By(WatchResumable)],
     ),
     world(Bug::GapIgnored, Focus::Watch, 6, &[By(WatchBookmarkable), By(WatchReliable), By(WatchResumable)]),
-    world(Bug::ProgressAheadOfEvents, Focus::Watch, 10, &[By(WatchCanceled), By(WatchBookmarkable)]),
-    world(Bug::RequestedProgressAhead, Focus::Watch, 15, &[By(WatchBookmarkable), By(WatchCanceled)]),
+    world(
+        Bug::ProgressAheadOfEvents,
+        Focus::Watch,
+        10,
+        &[By(WatchCanceled), By(WatchBookmarkable), By(WatchCreated)],
+    ),
+    world(
+        Bug::RequestedProgressAhead,
+        Focus::Watch,
+        15,
+        &[By(WatchBookmarkable), By(WatchCanceled), By(WatchCreated)],
+    ),
     world(
         Bug::CompactedWatcherGoesOn,
         Focus::Watch,
