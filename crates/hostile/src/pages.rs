@@ -48,7 +48,7 @@ fn checkpoint(store: &mut Store) {
     store.publish();
     let job = store.cut().expect("no checkpoint runs");
     let done = job.run().expect("no fault");
-    store.checkpoint_done(done);
+    store.checkpoint_done(done).expect("memory does not fail");
 }
 
 fn step(store: &mut Store, choices: &mut Choices<'_>) -> bool {

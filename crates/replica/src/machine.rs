@@ -602,7 +602,13 @@ impl Replica {
         let (both, _) = mvcc::stamp::applied(self.state.store.durable_stamp());
         let sequence = done.sequence;
         self.say_what_is_owed();
-        let stamp = self.state.store.checkpoint_done(done);
+        let stamp = match self.state.store.checkpoint_done(done) {
+            Ok(stamp) => stamp,
+            Err(error) => {
+                let what = format!("the data file could not be made shorter: {error}");
+                return actions.push(Action::DiskFailed { what });
+            }
+        };
         let (index, term) = mvcc::stamp::applied(&stamp);
         assert!(both <= index, "a checkpoint never goes back");
         self.checkpoints.finished();

@@ -86,7 +86,7 @@ fn main() {
     measure("checkpoint, a page of 4 KiB", (store.dirty_bytes() >> 12).max(1), || {
         let job = store.cut().expect("none is running");
         let done = job.run().expect("a device that works");
-        store.checkpoint_done(done);
+        store.checkpoint_done(done).expect("memory does not fail");
     });
     measure("update after a checkpoint", updates, || {
         batches(&mut store, updates, &mut |store, _| store.insert(LIVE, &key(random.below(keys)), &value));
@@ -146,7 +146,7 @@ fn main() {
     drop((snapshot, reader));
     let job = store.cut().expect("none is running");
     let done = job.run().expect("a device that works");
-    store.checkpoint_done(done);
+    store.checkpoint_done(done).expect("memory does not fail");
     drop(store);
     let mut reopened = None;
     measure("open", 1, || {

@@ -178,9 +178,9 @@ impl Store {
         Some(CheckpointJob { space, dirty, live, meta, clear_slot, bandwidth })
     }
 
-    /// Takes note that the job has ended well: what only the meta before the last one held is free. Returns the
-    /// stamp that is now durable.
-    pub fn checkpoint_done(&mut self, done: CheckpointDone) -> Stamp {
+    /// Takes note that the job has ended well: what only the meta before the last one held is free, and the file may get
+    /// shorter. Returns the stamp that is now durable. After an error of that the process must end (law 8).
+    pub fn checkpoint_done(&mut self, done: CheckpointDone) -> io::Result<Stamp> {
         let running = self.checkpoints.running.take().expect("a checkpoint is running");
         assert!(running.durable.sequence == done.sequence, "checkpoints end in the order of their cuts");
         let newer = std::mem::replace(&mut self.checkpoints.newer, running.durable);
@@ -188,8 +188,8 @@ impl Store {
             self.pages.free_held(gone.bitmap);
         }
         self.release();
-        self.truncate_free_tail();
-        self.checkpoints.newer.stamp
+        self.truncate_free_tail()?;
+        Ok(self.checkpoints.newer.stamp)
     }
 
     /// The stamp of the newest durable checkpoint.

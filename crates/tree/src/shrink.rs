@@ -9,6 +9,7 @@
 //! The line stands at what is in use and [`slack`], not at a multiple of the chunk: [`Store::file_bytes`] comes near
 //! [`Store::used_bytes`] in a small store too. The file itself keeps whole chunks, and the reserve of law 8.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::TreeId;
@@ -228,21 +229,19 @@ impl Store {
 
     /// After a checkpoint: lowers the frontier over the tail that a pass has emptied and nobody reaches, and cuts whole
     /// free chunks off the end.
-    pub(crate) fn truncate_free_tail(&mut self) {
-        let Some(pass) = self.shrink.as_ref().filter(|pass| pass.moved_all) else { return };
+    pub(crate) fn truncate_free_tail(&mut self) -> io::Result<()> {
+        let Some(pass) = self.shrink.as_ref().filter(|pass| pass.moved_all) else { return Ok(()) };
         let ceiling = pass.ceiling;
         // Jobs that hold page numbers of the tail must have ended.
         if self.shrink_is_held_up() {
-            return;
+            return Ok(());
         }
         assert!(!self.checkpoints.is_running(), "a meta under way speaks of the tail");
         let frontier = self.pages.retract();
         let keep = self.kept_pages(frontier);
         let mapping = self.space().mapping().clone();
         if keep < mapping.pages() {
-            // A file that did not get shorter is no damage: the mapping has let go of its tail, and the next growth
-            // or shrinking finds it.
-            let _ = mapping.shrink(keep);
+            mapping.shrink(keep)?;
             self.pages.set_mapped(mapping.pages());
             self.pages.forget_from(keep);
         }
@@ -255,6 +254,7 @@ impl Store {
             self.pages.ceiling = None;
             self.shrink = None;
         }
+        Ok(())
     }
 
     /// Gives the private memory of the tail back: the drops of [`crate::cold`] look below the frontier only.

@@ -70,13 +70,19 @@ fn work(files: &SimFiles, seed: u64) -> Found {
         }
         store.publish();
         match job.run() {
-            Ok(done) => store.checkpoint_done(done),
+            Ok(done) => {
+                // A file that could not be made shorter: the checkpoint is durable, and the process ends.
+                let went_on = store.checkpoint_done(done).is_ok();
+                found.older = std::mem::replace(&mut found.durable, cut);
+                if !went_on {
+                    return found;
+                }
+            }
             Err(_) => {
                 found.in_flight = Some(cut);
                 return found;
             }
         };
-        found.older = std::mem::replace(&mut found.durable, cut);
     }
     found
 }

@@ -129,7 +129,7 @@ fn checkpoints_run_beside_the_writer() {
             store.publish();
             verified(&store);
         }
-        let stamp = store.checkpoint_done(helper.join().unwrap());
+        let stamp = store.checkpoint_done(helper.join().unwrap()).unwrap();
         assert_eq!(stamp, at_cut.stamp);
         let other = Store::open(&files.image(), "data", SPECS, options()).unwrap();
         check(other.view(), &at_cut, &mut random);

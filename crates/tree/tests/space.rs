@@ -64,7 +64,7 @@ fn take_what_was_promised(files: &SimFiles, store: &mut Store, promised_bytes: u
     }
     store.publish();
     let job = store.cut().expect("no checkpoint is running");
-    store.checkpoint_done(job.run().unwrap());
+    store.checkpoint_done(job.run().unwrap()).unwrap();
     verified(store);
 }
 
@@ -94,7 +94,7 @@ fn pages_that_a_drop_withholds_are_not_those_of_the_reserve() {
         checkpoint(&mut store);
         assert!(store.drop_cold(u64::MAX, true).is_some());
         let job = store.cut().expect("no checkpoint is running");
-        store.checkpoint_done(job.run().unwrap());
+        store.checkpoint_done(job.run().unwrap()).unwrap();
     }
 }
 
@@ -285,7 +285,7 @@ fn cold_pages_leave_memory_and_keep_their_content() {
         let helper = std::thread::spawn(move || job.run().unwrap());
         let excess = store.private_bytes().saturating_sub(64 << 10);
         let Some(drop_job) = store.drop_cold(excess, round % 2 == 0) else {
-            store.checkpoint_done(helper.join().unwrap());
+            store.checkpoint_done(helper.join().unwrap()).unwrap();
             continue;
         };
         assert!(store.drop_cold(u64::MAX, true).is_none(), "one at a time");
@@ -295,7 +295,7 @@ fn cold_pages_leave_memory_and_keep_their_content() {
             step(&mut random, &mut store, &mut model);
         }
         store.publish();
-        store.checkpoint_done(helper.join().unwrap());
+        store.checkpoint_done(helper.join().unwrap()).unwrap();
         for _ in 0..50 {
             step(&mut random, &mut store, &mut model);
         }

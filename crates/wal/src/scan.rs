@@ -84,9 +84,10 @@ pub(crate) fn stated_durable(image: &[u8], from: usize, segment: u64, boot: u64)
     blocks
         .filter_map(|block| {
             let (header, _) = BatchHeader::decode(&image[block * BLOCK..])?;
-            // Bytes of a client can have the right segment and block, but not the log's half of the boot number.
+            // Bytes of a client can have the right segment, but not the log's half of the boot number. A batch that a
+            // misdirected write put into another block is a witness like any other.
             let ours = header.segment == segment && of_one_log(header.boot, boot);
-            (ours && header.block as usize == block).then_some(header.durable)
+            ours.then_some(header.durable)
         })
         .max()
 }
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(stated(good, 0, 5), Some(6));
         assert_eq!(stated(good, 2 * BLOCK, 5), None);
         assert_eq!(stated(good, 0, 4), None);
-        assert_eq!(stated(BatchHeader { block: 2, ..good }, 0, 5), None);
+        assert_eq!(stated(BatchHeader { block: 2, ..good }, 0, 5), Some(6), "misdirected");
         assert_eq!(stated(BatchHeader { boot: 6 | 1 << 32, ..good }, 0, 5), None);
         // A torn batch's header still is one.
         assert_eq!(stated(BatchHeader { length: 9, ..good }, 0, 5), Some(6));

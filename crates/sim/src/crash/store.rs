@@ -334,7 +334,7 @@ impl Subject {
         let done = ran.map_err(|error| error.to_string())?;
         self.mark(files, Promise { durable: number, in_flight: number });
         let file_bytes = writer.store.file_bytes();
-        let stamp = writer.store.checkpoint_done(done);
+        let stamp = writer.store.checkpoint_done(done).map_err(|error| error.to_string())?;
         self.met.add("a shorter file", u64::from(writer.store.file_bytes() < file_bytes));
         if stamp[0] != number {
             return Err(format!("checkpoint {number} is done, and {} is called durable", stamp[0]));

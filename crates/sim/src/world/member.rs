@@ -77,6 +77,17 @@ impl Blow {
 
 const PLENTY_BYTES: u64 = 1 << 50;
 
+/// What a start may still want of a full disk: a segment for the log, when the last life has left none ready. A known
+/// limit (docs/ROADMAP.md), and the only one.
+fn wants_a_segment(error: &replica::OpenError) -> bool {
+    match error {
+        replica::OpenError::Log(wal::WalError::Io { what, source }) => {
+            what.starts_with("make the log segment") && disk::is_no_space(source)
+        }
+        _ => false,
+    }
+}
+
 impl Member {
     pub fn new(id: u32, random: Random) -> Member {
         Member {
@@ -167,7 +178,7 @@ impl Member {
                     self.lose_power(env);
                 } else if io_errors > 0 {
                     self.lose_power(env);
-                } else if failed_read || (short_of_room && !self.founded) {
+                } else if failed_read || (short_of_room && (!self.founded || wants_a_segment(&error))) {
                     self.start_soon(env);
                 } else {
                     return Err(Failure::new("Start", format!("member {} refuses: {error}", self.id)));

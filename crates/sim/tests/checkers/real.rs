@@ -339,7 +339,7 @@ fn a_data_file_that_is_tampered_with_is_found() {
     }
     for _ in 0..2 {
         let job = member.store.cut().expect("no other runs");
-        member.store.checkpoint_done(job.run().expect("the disk is well"));
+        member.store.checkpoint_done(job.run().expect("the disk is well")).expect("and stays so");
     }
     let len = member.files.bytes("data").expect("it is there").len() as u64;
     let (mut random, mut found) = (Random::new(5), 0);

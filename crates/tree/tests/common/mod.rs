@@ -219,5 +219,5 @@ pub fn verified(store: &Store) -> tree::VerifyReport {
 pub fn checkpoint(store: &mut Store) {
     let job = store.cut().expect("no checkpoint is running");
     let done = job.run().expect("the simulated device works");
-    store.checkpoint_done(done);
+    store.checkpoint_done(done).expect("the simulated device works");
 }
