@@ -279,3 +279,20 @@ fn the_probe_decides_on_a_real_disk() {
     assert!(files.list("").unwrap().is_empty());
     println!("{found:?} {:?}", files.open("f", OpenMode::CreateNew).unwrap().dio_alignment());
 }
+
+#[test]
+fn a_bit_that_is_read_wrong_is_wrong_in_a_mapping_too() {
+    let files = disk::SimFiles::new();
+    let file = files.open("f", OpenMode::CreateNew).unwrap();
+    let mut block = disk::AlignedBuf::zeroed(BLOCK);
+    block.fill(1);
+    file.write_at(0, &block).unwrap();
+    for (spoiled, found) in [(true, 0), (false, 1)] {
+        if spoiled {
+            files.spoil_read_at(files.reads(), disk::sim::ReadFault::Flipped { at: 0, mask: 1 });
+        }
+        let chunk = file.map(0, BLOCK).unwrap();
+        // SAFETY: the chunk's memory has at least one byte, and nobody writes it.
+        assert_eq!(unsafe { chunk.base().read() }, found);
+    }
+}

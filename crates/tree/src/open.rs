@@ -144,8 +144,10 @@ impl Store {
             .map_err(|source| opening.io(source))?;
         let space = Arc::new(Space::new(mapping));
         let mut store = opening.assemble(space, specs, newer, older, options, report)?;
-        if let Err(full) = store.reserve(0) {
-            store.report.reserve_missing = Some(full.to_string());
+        match store.reserve(0) {
+            Ok(()) => {}
+            Err(full) if full.is_for_room() => store.report.reserve_missing = Some(full.to_string()),
+            Err(failed) => return Err(OpenError::Io { file: name.to_owned(), source: failed.source }),
         }
         Ok(store)
     }

@@ -72,7 +72,7 @@ fn books_that_are_wrong_are_found() {
             let page = store.pages.waiting_bits().iter().next().expect("some wait");
             store.pages.free_held(one(page));
         }),
-        ("belongs to a checkpoint's bitmap and to something else", |store| {
+        ("is held, for a bitmap or a run, and something else", |store| {
             let page = some_held(store);
             store.pages.free_held(one(page));
         }),
