@@ -35,13 +35,13 @@ pub const TABLE: &[Exhibit] = &[
         Bug::AckBeforeSync,
         Focus::Crash,
         20,
-        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Dump), DAMAGED_LOG],
+        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Unexplained), By(Dump), DAMAGED_LOG],
     ),
     world(
         Bug::DurableNotAPrefix,
         Focus::Crash,
         40,
-        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Dump), DAMAGED_LOG],
+        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Unexplained), By(Dump), DAMAGED_LOG],
     ),
     crashes(
         Bug::StaleCompletionCounts,
@@ -59,7 +59,12 @@ pub const TABLE: &[Exhibit] = &[
         &[Words("no first part of"), Words("a record header is not one")],
     ),
     world(Bug::EarlierLifeCounts, Focus::Crash, 6, &[DAMAGED_LOG]),
-    world(Bug::KilledWritesTrusted, Focus::Crash, 100, &[World("Start", "later batches say that all up to")]),
+    world(
+        Bug::KilledWritesTrusted,
+        Focus::Crash,
+        100,
+        &[World("Start", "later batches say that all up to"), World("Start", "and its batches are not")],
+    ),
     world(
         Bug::PageReusedEarly,
         Focus::Crash,
@@ -116,6 +121,7 @@ pub const TABLE: &[Exhibit] = &[
             Assertion("tree/src/space.rs"),
             Assertion("tree/src/shape.rs"),
             Assertion("mvcc/src/changes.rs"),
+            Assertion("mvcc/src/cell.rs"),
         ],
     ),
     world(
@@ -141,7 +147,11 @@ pub const TABLE: &[Exhibit] = &[
         Bug::WriteErrorIgnored,
         Focus::Checkpoint,
         40,
-        &[World("Survived", "after a write or sync that failed")],
+        &[
+            World("Survived", "goes on after a checkpoint that met an error"),
+            World("Survived", "goes on after an operation that failed"),
+            Assertion("mvcc/src/changes.rs"),
+        ],
     ),
     world(
         Bug::TombstoneLost,
