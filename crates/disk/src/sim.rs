@@ -9,7 +9,7 @@
 //! - After a failed sync the changes it should have covered are visible, and no later sync makes them durable: as
 //!   the kernel does it, and why law 8 forbids to retry.
 //! - Devices that err, lie or rot: see [`Fault`], [`ReadFault`] and [`Rot`]. How slow they are is for a world with a
-//!   clock: [`Latency`].
+//!   clock.
 //!
 //! A run can be recorded ([`SimFiles::record`]): then each of its operations leaves a [`Moment`], of which any number of
 //! crashes can be tried. A world is copied in the time of a few pointers.
@@ -25,7 +25,7 @@ mod moment;
 mod world;
 
 pub use crash::{Keep, KeepSet};
-pub use fault::{Fault, Latency, ReadFault, Rot, SECTOR};
+pub use fault::{Fault, ReadFault, Rot, SECTOR};
 pub use moment::Moment;
 
 use std::io;

@@ -89,7 +89,10 @@ impl Room {
     }
 
     fn or(self, other: Room) -> Room {
-        Room { bytes: self.bytes.max(other.bytes), run_bytes: self.run_bytes.max(other.run_bytes) }
+        // Either may be what happens: what is held for the runs of one is no single page of the other.
+        let run_bytes = self.run_bytes.max(other.run_bytes);
+        let scattered = |room: Room| room.bytes - room.run_bytes;
+        Room { bytes: run_bytes + scattered(self).max(scattered(other)), run_bytes }
     }
 }
 
@@ -246,6 +249,19 @@ mod tests {
         let deletes = pb::TxnRequest { success: vec![delete], ..Default::default() };
         assert_eq!(txn_cost(&deletes), 0);
         assert!(!has_put(&deletes));
+    }
+
+    /// One branch has a long value, the other many short ones: whichever is taken finds what it needs, pages side by side
+    /// and pages anywhere.
+    #[test]
+    fn the_room_of_either_branch_is_there() {
+        let room = |bytes, run_bytes| Room { bytes, run_bytes };
+        let (long, short) = (room(100, 90), room(120, 10));
+        for either in [long.or(short), short.or(long)] {
+            assert_eq!(either, room(90 + 110, 90));
+            assert!(either.run_bytes >= 90 && either.bytes - either.run_bytes >= 110);
+        }
+        assert_eq!(long.or(Room::default()), long);
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! A leader knows the place of what it proposes, (term, index), and entries are applied in order; so the proposal of
 //! an entry is the front one or none. A place that was applied with another term means that the proposal was lost.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
-use base::{CallToken, Index, Term};
+use base::{CallToken, Index, LeaseId, Term};
 use tree::Hold;
 
 use crate::event::Request;
@@ -38,6 +38,8 @@ pub(crate) struct Cost {
 pub(crate) struct Waiting {
     queue: VecDeque<Proposed>,
     total: Cost,
+    /// How many of them revoke a lease: asked for each lease that expires.
+    revoking: HashMap<LeaseId, u32>,
 }
 
 impl Waiting {
@@ -50,9 +52,8 @@ impl Waiting {
     }
 
     /// Whether a revocation of this lease waits, whoever asked for it.
-    pub fn revokes(&self, id: i64) -> bool {
-        let is = |request: &Request| matches!(request, Request::LeaseRevoke(revoke) if revoke.id == id);
-        self.queue.iter().any(|proposed| is(&proposed.request))
+    pub fn revokes(&self, id: LeaseId) -> bool {
+        self.revoking.contains_key(&id)
     }
 
     /// Of all that wait.
@@ -65,6 +66,9 @@ impl Waiting {
             self.queue.back().is_none_or(|last| last.index < proposed.index || last.term < proposed.term),
             "a leader's proposals have rising places"
         );
+        if let Request::LeaseRevoke(revoke) = &proposed.request {
+            *self.revoking.entry(revoke.id).or_default() += 1;
+        }
         self.total.entry_bytes += proposed.cost.entry_bytes;
         self.total.room_bytes += proposed.cost.room_bytes;
         self.total.run_bytes += proposed.cost.run_bytes;
@@ -78,6 +82,13 @@ impl Waiting {
             && front.index <= index
         {
             let front = self.queue.pop_front()?;
+            if let Request::LeaseRevoke(revoke) = &front.request {
+                let count = self.revoking.get_mut(&revoke.id).expect("it was counted");
+                *count -= 1;
+                if *count == 0 {
+                    self.revoking.remove(&revoke.id);
+                }
+            }
             self.total.entry_bytes -= front.cost.entry_bytes;
             self.total.room_bytes -= front.cost.room_bytes;
             self.total.run_bytes -= front.cost.run_bytes;
@@ -129,5 +140,27 @@ mod tests {
         assert_eq!(waiting.take(4, 8, &mut lost).map(|found| found.term), Some(4));
         assert_eq!(tokens(&lost), [token(7), token(8)]);
         assert!(waiting.is_empty() && waiting.total() == Cost::default());
+    }
+
+    #[test]
+    fn a_revocation_waits_until_the_last_of_its_kind_is_taken_or_lost() {
+        let mut waiting = Waiting::default();
+        let revocation = |index, id| Proposed {
+            request: Request::LeaseRevoke(proto::etcdserverpb::LeaseRevokeRequest { id }),
+            ..proposed(1, index)
+        };
+        waiting.push(revocation(1, 7));
+        waiting.push(proposed(1, 2));
+        waiting.push(revocation(3, 7));
+        waiting.push(revocation(4, 8));
+        let mut lost = Vec::new();
+        let mut take = |waiting: &mut Waiting, term, index| drop(waiting.take(term, index, &mut lost));
+        assert!(waiting.revokes(7) && waiting.revokes(8) && !waiting.revokes(9));
+        take(&mut waiting, 1, 1);
+        assert!(waiting.revokes(7), "another one waits");
+        take(&mut waiting, 1, 3);
+        assert!(!waiting.revokes(7) && waiting.revokes(8));
+        take(&mut waiting, 2, 4);
+        assert!(!waiting.revokes(8), "lost");
     }
 }

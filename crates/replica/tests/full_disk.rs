@@ -127,7 +127,8 @@ fn a_data_file_that_cannot_grow_refuses_growth_and_lets_the_rest_through() {
 }
 
 /// Long values and short ones wait for the log together, and the disk is full: what is free lies in pieces, and each long
-/// one was promised pages side by side.
+/// one was promised pages side by side. What of that the replica has to do; that the pages are there for it is the tree's
+/// (`what_is_held_is_there_for_a_run_whatever_else_was_stored`), and seed 4993 of the world has both fail together.
 #[test]
 fn long_values_that_were_accepted_find_their_run() {
     let mut random = base::Random::new(5);

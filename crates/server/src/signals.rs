@@ -28,7 +28,8 @@ pub fn block() {
 /// Said before the process ends by SIGBUS.
 static BUS_LINE: OnceLock<Vec<u8>> = OnceLock::new();
 
-/// From now on a page of `file` that cannot be read ends the process with `line` as its last word.
+/// From now on a page of the mapped file that cannot be read ends the process with `line` as its last word. The first call
+/// counts.
 pub fn explain_bus_error(line: String) {
     if BUS_LINE.set(line.into_bytes()).is_err() {
         return;

@@ -9,8 +9,8 @@
 //!
 //! Invariant: what a drop covers is durable or of no use, and is not written while the drop runs: live pages are
 //! immutable, free ones are withheld, waiting ones come free only after it ([`crate::pages::Pages::bounds`]), and a
-//! window with a page that is in memory alone, or is held, is passed by. What is withheld is
-//! neither of the reserve nor of what was promised.
+//! window with a page that is in memory alone, or is held, is passed by. What is withheld is neither of the reserve nor of
+//! what was promised.
 
 use std::io;
 use std::sync::Arc;

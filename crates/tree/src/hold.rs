@@ -7,6 +7,8 @@
 //!
 //! Must not know who holds what for.
 
+use std::collections::VecDeque;
+
 use crate::node::PAGE_BYTES;
 use crate::pages::{Extent, Pages};
 use crate::store::Store;
@@ -19,8 +21,8 @@ pub struct Hold(Extent);
 /// All runs set aside.
 #[derive(Default)]
 pub(crate) struct Holds {
-    /// Mostly opened in the order in which they were made.
-    closed: Vec<Extent>,
+    /// Opened in the order in which they were made, unless some are given back.
+    closed: VecDeque<Extent>,
     /// What is left of the open one.
     open: Option<Extent>,
 }
@@ -43,7 +45,7 @@ impl Pages {
 
     fn unlist(&mut self, hold: Hold) -> Extent {
         let at = self.holds.closed.iter().position(|extent| *extent == hold.0).expect("a hold is listed");
-        self.holds.closed.remove(at)
+        self.holds.closed.remove(at).expect("it was found there")
     }
 }
 
@@ -57,7 +59,7 @@ impl Store {
         let pages = u32::try_from(pages).expect("at most a chunk");
         let page = self.pages.allocate_held(pages)?;
         let extent = Extent { page, pages };
-        self.pages.holds.closed.push(extent);
+        self.pages.holds.closed.push_back(extent);
         Some(Hold(extent))
     }
 

@@ -1,7 +1,8 @@
 //! Which page may be used for what, and when a freed page may be used again.
 //!
 //! A page is *live* (the working root reaches it), *waiting* (superseded, but a pin or a durable meta may still reach
-//! it), *held* by a checkpoint's bitmap or for a run to come ([`crate::hold`]), or *free*. Law 6 is kept here and nowhere else, in [`Pages::bounds`]:
+//! it), *held* by a checkpoint's bitmap or for a run to come ([`crate::hold`]), or *free*. Law 6 is kept here and nowhere
+//! else, in [`Pages::bounds`]:
 //!
 //! - A page that was born after the last cut and superseded before the next is in no checkpoint. It waits for the
 //!   pins alone, and is reused first of all: it is hot, and steady overwriting does not grow the file.

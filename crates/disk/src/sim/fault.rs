@@ -1,10 +1,8 @@
-//! What a device does wrong: errors, lies, writes that land elsewhere, rot, and slowness.
+//! What a device does wrong: errors, lies, writes that land elsewhere, rot.
 //!
 //! Errors ([`Fault::Io`], [`Fault::NoSpace`], [`Fault::Short`]) are told to the caller. Lies are not: a write or a sync
 //! answers well and did something else. A store above can at best notice them later; what it promises under them is
 //! stated where it is tested.
-
-use base::Random;
 
 /// What the smallest unit of a device is, bytes: it is torn, lost and rots as a whole.
 pub const SECTOR: usize = 512;
@@ -51,44 +49,4 @@ pub enum Rot {
     CopyOf {
         sector: u64,
     },
-}
-
-/// How long operations of a device take, microseconds: for a world whose clock can be told to wait. The simulated disk
-/// itself has no clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Latency {
-    /// The shortest and the longest of an ordinary operation.
-    pub usual_us: (u64, u64),
-    /// Beyond that, for each MiB.
-    pub mib_us: u64,
-    /// One operation in so many is slow; 0: none.
-    pub slow_one_in: u64,
-    /// The shortest and the longest of these.
-    pub slow_us: (u64, u64),
-}
-
-impl Latency {
-    /// Draws the time of an operation on so many bytes.
-    pub fn draw(&self, random: &mut Random, bytes: usize) -> u64 {
-        let slow = self.slow_one_in > 0 && random.one_in(self.slow_one_in);
-        let (low, high) = if slow { self.slow_us } else { self.usual_us };
-        assert!(low <= high, "{low} us is the shortest, {high} us the longest");
-        low + random.below(high - low + 1) + self.mib_us * bytes as u64 / (1 << 20)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn most_operations_are_usual_and_some_are_slow() {
-        let latency = Latency { usual_us: (50, 90), mib_us: 400, slow_one_in: 10, slow_us: (10_000, 20_000) };
-        let mut random = Random::new(1);
-        let drawn: Vec<u64> = (0..1000).map(|_| latency.draw(&mut random, 4096)).collect();
-        let slow = drawn.iter().filter(|us| **us >= 10_000).count();
-        assert!((50..200).contains(&slow), "{slow}");
-        assert!(drawn.iter().all(|us| (50..=92).contains(us) || (10_000..=20_002).contains(us)));
-        assert!(latency.draw(&mut random, 1 << 20) >= 450);
-    }
 }
