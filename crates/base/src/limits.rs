@@ -7,8 +7,9 @@ pub const BLOCK_BYTES: usize = 4096;
 
 /// One log segment, bytes: large enough that recycling is rare, small enough that zeroing one is a short job.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
-/// Segments kept ready, zeroed and named, beyond the one in use. Two is law 8's reserve.
-pub const SEGMENTS_READY: usize = 2;
+/// Segments kept ready, zeroed and named, beyond the one in use: law 8's reserve of two, and one for the start that comes
+/// next, which writes into no segment of this life and may find the disk full.
+pub const SEGMENTS_READY: usize = 3;
 /// Released segments kept to be used again instead of zeroing new ones: as many as the log fills between two
 /// checkpoints at DIRTY_SOFT_BYTES. More than that are removed.
 pub const LOG_SPARE_SEGMENTS: usize = 4;

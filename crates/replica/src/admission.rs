@@ -92,12 +92,14 @@ impl Replica {
         self.stopping || (room && leads && self.log_has_room())
     }
 
-    /// Half a segment is left over for the record that releases older ones, and for alarms: so a log without room
-    /// can always get some by a checkpoint.
+    /// One segment is left for the start that comes next: what was accepted must come up again on a full disk. And half of
+    /// one for the record that releases older ones, and for alarms: so a log without room can always get some by a
+    /// checkpoint. Where none would give any, the log needs the last one to leave the segment in use behind.
     fn log_has_room(&self) -> bool {
         let segment = self.segment_bytes;
-        let ready = self.wal.segments_ready() as u64 * segment;
-        let left = ready + (segment - self.log_end);
+        let kept = if self.shortage.log { 0 } else { 1 };
+        let Some(ready) = self.wal.segments_ready().checked_sub(kept) else { return false };
+        let left = ready as u64 * segment + (segment - self.log_end);
         self.wal.unsubmitted_bytes() as u64 + segment / 2 <= left
     }
 

@@ -156,6 +156,11 @@ impl Replica {
         &self.state.store
     }
 
+    /// The log, for the same.
+    pub fn log(&self) -> &wal::Wal {
+        &self.wal
+    }
+
     /// All shards run on the thread of this replica, between its turns.
     pub fn share_thread(&mut self) {
         self.state.store.share_thread();

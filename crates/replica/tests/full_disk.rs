@@ -393,6 +393,7 @@ fn dirty_pages_beyond_the_hard_limit_wait_for_a_checkpoint() {
 #[test]
 fn a_disk_that_fills_and_empties_at_random_loses_nothing() {
     let mut refused = 0;
+    let (mut full_starts, mut other_starts) = (0, 0);
     for seed in 0..40 {
         let mut rig = Rig::serving(SimFiles::new(), Setup::default(), seed);
         // The log gets its spare segments first, so that it is mostly the data file that finds no room.
@@ -452,9 +453,16 @@ fn a_disk_that_fills_and_empties_at_random_loses_nothing() {
                 }
             });
             if rig.random.one_in(100) {
+                let segments_left = rig.replica.log().segments_left();
                 let image = rig.crash(&mut |count, random| KeepSet::random(count, random));
-                // A start needs room for a segment; an operator sees to that.
-                image.set_capacity(1 << 50);
+                // One crash upon another has used them up: then an operator sees to the start.
+                if segments_left == 0 {
+                    image.set_capacity(1 << 50);
+                }
+                (full_starts, other_starts) = match segments_left {
+                    0 => (full_starts, other_starts + 1),
+                    _ => (full_starts + 1, other_starts),
+                };
                 asked.clear();
                 let now = rig.now;
                 rig = Rig::open(image, Setup::late(), seed + 1000).unwrap_or_else(|error| panic!("{error}"));
@@ -476,6 +484,7 @@ fn a_disk_that_fills_and_empties_at_random_loses_nothing() {
         }
     }
     assert!(refused > 150, "{refused}");
+    assert!(full_starts > 50 && full_starts > 5 * other_starts, "{full_starts}, {other_starts}");
 }
 
 /// Not a byte left on the disk: a start takes a segment that was kept ready, says that the reserve cannot be had, and

@@ -1,13 +1,18 @@
 //! Faults of the device under the scripts of `sim::crash`: see `sim::crash::faults`.
 //!
-//! FAULT_TRIALS (25): faults of each kind over each script. SEED (1): of the runs. FAULT_TRIAL: only this one.
+//! FAULT_TRIALS (25; 100 over the first initialisation): faults of each kind over each script. SEED (1): of the runs. FAULT_TRIAL: only this one.
 
 use sim::crash::Script;
 use sim::crash::faults::{self, Kind, Tallies, Tally};
 use sim::world::profile::Focus;
 use sim::world::{self, Options};
 
-const TRIALS: u64 = 25;
+/// Most of what a first start writes it writes once: few sectors have been something else before, to which rot could
+/// bring them back.
+fn trials(script: Script) -> u64 {
+    let usual = if script == Script::FirstInitialisation { 100 } else { 25 };
+    variable("FAULT_TRIALS").unwrap_or(usual)
+}
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().expect("a number"))
@@ -15,7 +20,7 @@ fn variable(name: &str) -> Option<u64> {
 
 fn every_fault_of(script: Script) -> Tallies {
     let (seed, only) = (variable("SEED").unwrap_or(1), variable("FAULT_TRIAL"));
-    let tried = faults::try_all(script, seed, variable("FAULT_TRIALS").unwrap_or(TRIALS), only);
+    let tried = faults::try_all(script, seed, trials(script), only);
     let tallies = tried.unwrap_or_else(|law| panic!("{law}"));
     for (kind, tally) in &tallies {
         println!("{script}, {kind:?}: {tally}");

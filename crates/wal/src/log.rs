@@ -96,6 +96,7 @@ pub(crate) struct Start {
     pub(crate) crc: u32,
     pub(crate) current: Current,
     pub(crate) sealed: VecDeque<Sealed>,
+    pub(crate) ready: VecDeque<(SegmentId, Arc<dyn File>)>,
     pub(crate) spares: Vec<SegmentId>,
     pub(crate) doomed: Vec<SegmentId>,
     /// (highest index, bytes of the log up to there) for each recovered segment.
@@ -150,7 +151,8 @@ const MARK_BYTES: u64 = 256 << 10;
 
 impl Wal {
     pub(crate) fn start(start: Start) -> Wal {
-        let Start { dir, options, log, position, seq, crc, current, sealed, spares, doomed, marks } = start;
+        let Start { dir, options, log, position, seq, crc, current, sealed, ready, spares, doomed, marks } =
+            start;
         options.check();
         assert!(current.end == BLOCK as u64, "a start writes into a new segment");
         assert!(sealed.iter().all(|old| old.number < current.number), "the current segment is the newest");
@@ -169,10 +171,10 @@ impl Wal {
             stated_durable: seq,
             durable_seq: seq,
             durable: position,
-            next_number: current.number.0 + 1,
+            next_number: ready.back().map_or(current.number.0, |last| last.0.0) + 1,
             current,
             sealed,
-            ready: VecDeque::with_capacity(SEGMENTS_READY),
+            ready,
             preparing: false,
             spares,
             doomed,
@@ -470,7 +472,7 @@ impl Wal {
         self.flights.len()
     }
 
-    /// Work for the helper pool; ask again when it is done. Two segments are kept ready (law 8).
+    /// Work for the helper pool; ask again when it is done. [`SEGMENTS_READY`] are kept ready (law 8).
     pub fn wants_segment(&mut self) -> Option<SegmentJob> {
         if self.preparing {
             return None;
@@ -519,7 +521,12 @@ impl Wal {
         self.ready.len()
     }
 
-    /// Those of them with an entry that the newest checkpoint does not cover, the current one included.
+    /// Files that a start could take for its own segment: those that are ready, and released ones.
+    pub fn segments_left(&self) -> usize {
+        self.ready.len() + self.spares.len()
+    }
+
+    /// Segments with an entry that the newest checkpoint does not cover, the current one included.
     pub fn segments_since_checkpoint(&self) -> usize {
         let covered = self.open.position.checkpoint_index;
         self.sealed.iter().filter(|old| old.max_index > covered).count() + 1

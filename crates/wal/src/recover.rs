@@ -510,6 +510,17 @@ fn open(
     let file = made.and_then(|()| files.open(&number.path(dir), OpenMode::ReadWrite));
     let file = file.map_err(|error| WalError::io(format!("make the log segment {number}"), error))?;
 
+    // The start that comes next wants a segment as this one did, and may find the disk full. A log that has held records
+    // sees to it while it runs.
+    let mut ready = VecDeque::new();
+    if chain.is_empty() && spares.is_empty() {
+        let number = SegmentId(number.0 + 1);
+        let made = create(files, dir, number, options.segment_bytes, None);
+        let file = made.and_then(|()| files.open(&number.path(dir), OpenMode::ReadWrite));
+        let file = file.map_err(|error| WalError::io(format!("make the log segment {number}"), error))?;
+        ready.push_back((number, file));
+    }
+
     let mut marks = VecDeque::new();
     let mut sealed = VecDeque::new();
     let mut log_bytes = 0;
@@ -540,6 +551,7 @@ fn open(
         crc: header_crc,
         current,
         sealed,
+        ready,
         spares,
         doomed,
         marks,

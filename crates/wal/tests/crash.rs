@@ -194,7 +194,7 @@ fn a_recovery_cut_short_leaves_no_later_segment_to_begin_the_log() {
     life.model.released = 5;
     life.wal.release_to(5);
     life.run_job().unwrap();
-    let numbers = [1, 2, 3, 4, 6, 7, 8].map(|number| format!("log/{number:08}.seg"));
+    let numbers = [1, 2, 3, 4, 6, 7, 8, 9].map(|number| format!("log/{number:08}.seg"));
     assert_eq!(names(&files), numbers);
     life.append_entry(7, 1, 7000);
     life.append_entry(8, 1, 7000);

@@ -4,6 +4,7 @@ mod model;
 
 use std::sync::Arc;
 
+use base::limits::SEGMENTS_READY;
 use disk::{BLOCK, Files, OsFiles, SimFiles};
 use mainstay_wal::{Durable, Entry, HardState, Options, Record, Wal, Write};
 use model::{DIR, names, options, recover};
@@ -26,6 +27,39 @@ fn settle(wal: &mut Wal, files: &dyn Files) {
         }
         let Some(write) = wal.submit() else { return };
         finish(wal, write);
+    }
+}
+
+/// A full disk is no reason to refuse: what a start needs was there before (law 8). As often as segments were ready.
+#[test]
+fn a_start_without_room_comes_up() {
+    // Of all boots, those that have segments of one length.
+    let mut boots = (1..).filter(|boot| boot % 4 != 2);
+    let mut killed_at_once = |files: &SimFiles, index| {
+        let (mut wal, recovered) = recover(files, boots.next().unwrap()).unwrap();
+        assert_eq!(recovered.last.0, index - 1, "what was written is there");
+        wal.append(entry(index, 1, b"x"));
+        while let Some(write) = wal.submit() {
+            finish(&mut wal, write);
+        }
+        wal
+    };
+    let fill = |files: &SimFiles| files.set_capacity((1 << 50) - files.free_bytes().unwrap());
+
+    let files = SimFiles::new();
+    drop(killed_at_once(&files, 1));
+    fill(&files);
+    drop(killed_at_once(&files, 2));
+    let refused = recover(&files, 3).err().unwrap().to_string();
+    assert!(refused.contains("make the log segment"), "{refused}");
+    files.set_capacity(1 << 50);
+
+    let mut wal = killed_at_once(&files, 3);
+    settle(&mut wal, &files);
+    drop(wal);
+    fill(&files);
+    for index in 4..4 + SEGMENTS_READY as u64 {
+        drop(killed_at_once(&files, index));
     }
 }
 
@@ -105,28 +139,29 @@ fn without_a_ready_segment_submit_waits() {
     let files = SimFiles::new();
     let (mut wal, _) = recover(&files, 1).unwrap();
     let data = vec![1; 7000];
-    for index in 1..=4 {
+    for index in 1..=7 {
         wal.append(entry(index, 1, &data));
     }
-    for _ in 0..3 {
+    // Three batches, the header of the segment that was there from the founding on, three batches.
+    for _ in 0..7 {
         let write = wal.submit().unwrap();
         finish(&mut wal, write);
     }
-    // Blocks 1..7 are full; one is left, the next batch needs two.
+    // Blocks 1..7 of both are full; one is left, the next batch needs two.
     assert!(wal.submit().is_none() && wal.unsubmitted_bytes() > 0 && wal.in_flight() == 0);
     let job = wal.wants_segment().unwrap();
     assert!(wal.wants_segment().is_none(), "one job at a time");
     let ready = job.run(&files).unwrap();
     wal.segment_ready(ready);
     let header = wal.submit().unwrap();
-    assert_eq!((header.offset, header.len, header.segment.to_string()), (0, BLOCK, "00000002.seg".into()));
+    assert_eq!((header.offset, header.len, header.segment.to_string()), (0, BLOCK, "00000003.seg".into()));
     let batch = wal.submit().unwrap();
     assert_eq!((batch.offset, batch.len, batch.segment), (BLOCK as u64, 2 * BLOCK, header.segment));
     assert_eq!(finish(&mut wal, batch), None, "its segment has no header yet");
-    assert_eq!(finish(&mut wal, header).unwrap().index, 4);
+    assert_eq!(finish(&mut wal, header).unwrap().index, 7);
     settle(&mut wal, &files);
-    assert_eq!(wal.segments_ready(), 2, "law 8's reserve");
-    assert_eq!(wal.segments(), 2);
+    assert_eq!(wal.segments_ready(), SEGMENTS_READY, "law 8's reserve");
+    assert_eq!(wal.segments(), 3);
 }
 
 #[test]
@@ -139,7 +174,7 @@ fn a_full_disk_only_delays_the_next_segment() {
     wal.segment_failed();
     files.set_capacity(1 << 30);
     settle(&mut wal, &files);
-    assert_eq!(wal.segments_ready(), 2);
+    assert_eq!(wal.segments_ready(), SEGMENTS_READY);
 }
 
 #[test]

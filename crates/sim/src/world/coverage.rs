@@ -51,6 +51,7 @@ mechanisms! {
     Checkpoint: "checkpoints",
     SegmentReady: "log segments made ready",
     SegmentReleased: "log segments recycled",
+    SegmentWanted: "starts refused for want of a log segment",
     Growth: "growths of the data file",
     ColdDrop: "drops of cold pages",
     OutOfOrder: "log writes completed out of order",

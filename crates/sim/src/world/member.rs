@@ -4,7 +4,8 @@
 //! with the power, when the disk decides what of the unsynced survives. Whatever the way, the next start must come up
 //! with everything that was acknowledged, unless an error was injected into it. A full disk excuses nobody but the
 //! start that founds the directory: a process that runs does not end for want of room, and one that is to start where
-//! a member lived comes up without any.
+//! a member lived comes up without any. Only when the disk was full through several lives, each too short to give back
+//! what its start had taken, there may be no segment of the log left to take; and such a life accepts nothing.
 //!
 //! After an I/O error the machine loses its power too before the next start ("check the disk, then start again"): a
 //! sync that failed leaves contents that can be read and will never be durable, and no program that reads them back
@@ -42,6 +43,8 @@ pub(super) struct Member {
     life: u32,
     /// Some start has come up: the directory is a member's.
     founded: bool,
+    /// The life before this ended without a segment that the next start could take.
+    segments_gone: bool,
     pub ailment: Ailment,
     /// The member's own starts draw from this.
     random: Random,
@@ -77,8 +80,7 @@ impl Blow {
 
 const PLENTY_BYTES: u64 = 1 << 50;
 
-/// What a start may still want of a full disk: a segment for the log, when the last life has left none ready. A known
-/// limit (docs/ROADMAP.md), and the only one.
+/// Whether a start that failed found no segment for its log.
 fn wants_a_segment(error: &replica::OpenError) -> bool {
     match error {
         replica::OpenError::Log(wal::WalError::Io { what, source }) => {
@@ -96,6 +98,7 @@ impl Member {
             process: None,
             life: 0,
             founded: false,
+            segments_gone: false,
             ailment: Ailment::default(),
             random,
             starting: false,
@@ -172,13 +175,15 @@ impl Member {
             }
             Err(error) => {
                 trace::note(What::StartFailed { member: self.id });
+                let excused = self.segments_gone && wants_a_segment(&error);
                 files.end();
                 if self.files.halted() {
                     env.coverage.one(Mechanism::PowerLossInStart);
                     self.lose_power(env);
                 } else if io_errors > 0 {
                     self.lose_power(env);
-                } else if failed_read || (short_of_room && (!self.founded || wants_a_segment(&error))) {
+                } else if failed_read || (short_of_room && (!self.founded || excused)) {
+                    env.coverage.add(Mechanism::SegmentWanted, u64::from(excused));
                     self.start_soon(env);
                 } else {
                     return Err(Failure::new("Start", format!("member {} refuses: {error}", self.id)));
@@ -194,6 +199,7 @@ impl Member {
         let at_us = env.history_us();
         if let Some(mut process) = self.process.take() {
             env.history.note(at_us, history::Note::Stopped { member: self.id });
+            self.segments_gone = process.segments_left() == 0;
             let (io_errors, no_space) = process.files.errors_met();
             env.coverage.add(Mechanism::IoError, io_errors);
             env.coverage.add(Mechanism::NoSpace, no_space);

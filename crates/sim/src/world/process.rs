@@ -547,6 +547,11 @@ impl Process {
         mvcc::stamp::current(self.witness.snapshot().stamp())
     }
 
+    /// What the next start could take for its log.
+    pub fn segments_left(&self) -> usize {
+        self.replica.log().segments_left()
+    }
+
     pub fn has_stored_alarm(&self) -> bool {
         !self.snapshot().view().is_empty(mvcc::trees::ALARMS)
     }
