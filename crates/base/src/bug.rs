@@ -82,6 +82,9 @@ bugs! {
     /// A write of a checkpoint that failed is passed over (law 8: I/O errors end the process).
     WriteErrorIgnored,
 
+    /// What a step of the scrub found counts although the checkpoint that it read was given up on the way (law 6).
+    StaleScrubCounts,
+
     // --- mvcc ---
     /// The tombstone exactly at the compacted revision is removed: a watcher that starts there misses it.
     TombstoneLost,

@@ -37,6 +37,15 @@ pub const LOG_SOFT_BYTES: u64 = 512 << 20;
 pub const LOG_HARD_BYTES: u64 = 4 << 30;
 /// What a checkpoint writes in a second while nothing presses, bytes: leaves the device to the log's writes.
 pub const CHECKPOINT_BYTES_PER_SECOND: u64 = 128 << 20;
+/// The scrub leaves a start alone for this long, ms.
+pub const SCRUB_DELAY_MS: u64 = 10_000;
+/// Pages of the data file that the scrub reads back in a second, at least: a large file takes as many as
+/// [`SCRUB_PASS_MS`] asks for. Some ten reads of the device each second, a thousandth of a core.
+pub const SCRUB_PAGES_PER_SECOND: u32 = 16;
+/// All pages are read back within this, ms: a day.
+pub const SCRUB_PASS_MS: u64 = 24 * 60 * 60 * 1000;
+/// A small file is read back once in this, ms: an hour.
+pub const SCRUB_REST_MS: u64 = 60 * 60 * 1000;
 /// Segments of the log at which a checkpoint is due whatever they hold: each start of the process adds one.
 pub const LOG_SEGMENTS_MAX: usize = 6;
 

@@ -5,6 +5,7 @@
 //! that is not redirected again; memory is bounded by the input.
 
 use base::Random;
+use base::limits::{EDGE_HEAD_BYTES, EDGE_HEADERS};
 use edge::Surface;
 use edge::request::{BodyPlan, Parser, Request, Step};
 use edge::route::{self, Found};
@@ -98,6 +99,10 @@ fn again(request: &Request, plan: fn(&Request) -> BodyPlan) {
     }
     let end = format!("host: {}\r\ncontent-length: {}\r\n\r\n", request.host, request.body.len());
     bytes.extend_from_slice(end.as_bytes());
+    if kept.len() + 2 > EDGE_HEADERS || bytes.len() > EDGE_HEAD_BYTES {
+        // As it came it had fewer fields, or shorter ones.
+        return;
+    }
     bytes.extend_from_slice(&request.body);
     let steps = steps(&bytes, plan, || usize::MAX);
     let [Step::Request(back)] = &steps[..] else { panic!("{request:?} is read again as {steps:?}") };

@@ -117,6 +117,7 @@ impl Machine {
                     bytes_per_second: 0,
                     ..replica::CheckpointPolicy::default()
                 },
+                scrub: replica::ScrubPolicy::default(),
                 memory_budget_bytes: u64::MAX,
                 cluster_version: "3.7.0".into(),
             },

@@ -63,6 +63,8 @@ pub enum Event {
     /// Cold pages were given back to the system.
     ColdDropped(tree::DropDone),
     Checkpointed(tree::CheckpointDone),
+    /// Some pages of the data file were read back.
+    Scrubbed(tree::ScrubDone),
     /// Time passes; also what drives elections, leases, checkpoints and compaction.
     Tick {
         now: Millis,
@@ -82,6 +84,8 @@ pub enum Action {
     HashCompaction(HashJob),
     /// For the helper pool; then [`Event::ColdDropped`].
     DropCold(tree::DropJob),
+    /// For the helper pool; then [`Event::Scrubbed`].
+    Scrub(tree::ScrubJob),
     /// For the helper pool; no answer, but [`Event::GrowthRefused`] where there is no room. Any other error is final.
     Grow(tree::GrowJob),
     /// The disk failed otherwise than by being full: the process ends (law 8), and says this.
@@ -118,6 +122,10 @@ pub enum Note {
     },
     CheckpointFinished {
         index: u64,
+    },
+    /// All durable pages were read back, and are what was written.
+    ScrubFinished {
+        pages: u64,
     },
     AlarmRaised {
         alarm: &'static str,

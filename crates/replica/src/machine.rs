@@ -21,6 +21,7 @@ use crate::checkpoint::{Checkpoints, Standing};
 use crate::event::{Action, Event, Note, Proposal, Request, Response};
 use crate::memory::Memory;
 use crate::published::Published;
+use crate::scrub::Scrub;
 use crate::state::{State, version_word};
 use crate::storage::Log;
 use crate::waiting::Waiting;
@@ -59,6 +60,7 @@ pub struct Replica {
     log_busy_at: Millis,
     pub(crate) now: Millis,
     memory: Memory,
+    pub(crate) scrub: Scrub,
     raft_tick_at: Millis,
     /// The only voter is this member: nobody else can win, so there is no reason to wait for an election timeout.
     pub(crate) alone: bool,
@@ -75,6 +77,7 @@ pub struct Options {
     pub election_ms: Millis,
     pub auto_compaction: crate::autocompact::AutoCompaction,
     pub checkpoint: crate::checkpoint::Policy,
+    pub scrub: crate::scrub::Policy,
     /// Private memory that the store may keep, bytes; what is durable and cold beyond it is given back.
     pub memory_budget_bytes: u64,
     /// What this member would set the cluster version to, `major.minor.0`.
@@ -130,6 +133,7 @@ impl Replica {
             log_busy_at: 0,
             now: 0,
             memory: Memory::new(options.memory_budget_bytes),
+            scrub: Scrub::new(options.scrub),
             options,
             raft_tick_at: 0,
             alone: false,
@@ -219,6 +223,7 @@ impl Replica {
             Event::SegmentRefused => self.segment_refused(),
             Event::GrowthRefused => self.growth_refused(),
             Event::Checkpointed(done) => self.checkpointed(done, actions),
+            Event::Scrubbed(done) => self.scrubbed(done, actions),
             Event::CompactionHashed(hash) => self.state.compaction_hashed(hash),
             Event::Resident { bytes } => {
                 let excess = self.memory.excess_at_look(self.state.store.private_bytes(), self.now);
@@ -554,7 +559,11 @@ impl Replica {
             // Idle: damage to the last batch is never taken for a torn write any more.
             self.wal.affirm();
         }
-        if !self.is_leader() || self.stopping {
+        if self.stopping {
+            return;
+        }
+        self.scrub_some(actions);
+        if !self.is_leader() {
             return;
         }
         for id in self.state.expired_leases(now) {

@@ -90,7 +90,7 @@ pub enum OpenError {
 }
 
 /// What to do about a directory whose parts do not fit together.
-const REPLACE: &str = "restore a snapshot (a copy of a running member's directory is none: take one with etcdctl \
+pub(crate) const REPLACE: &str = "restore a snapshot (a copy of a running member's directory is none: take one with etcdctl \
                        snapshot save), or remove this member and add it again";
 
 impl std::fmt::Display for OpenError {
@@ -142,8 +142,9 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
         store.publish();
     }
     let (applied, applied_term) = mvcc::stamp::applied(store.stamp());
+    let covered = store.older_stamp().map_or(0, |stamp| mvcc::stamp::applied(stamp).0);
     let (mut wal, recovered) =
-        wal::Wal::recover_from(files, LOG_DIR, start.wal, applied).map_err(OpenError::Log)?;
+        wal::Wal::recover_from(files, LOG_DIR, start.wal, applied, covered).map_err(OpenError::Log)?;
     let founded = applied == 0 && recovered.last.0 == 0;
     check_together(&recovered, (applied, applied_term))?;
     let checkpoint_lost = check_sequence(&recovered, store.report())?;

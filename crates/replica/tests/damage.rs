@@ -354,3 +354,36 @@ fn a_copy_of_a_running_members_directory_is_a_moment_of_it_or_refused() {
     let rest = format!("{late} took too long, {failed} missed a file");
     assert!(opened > 60 && refused > 10, "{opened} opened, {refused} refused, {rest}");
 }
+
+/// Bits that flip under a running member end it with one line that says where, though nobody asked for that page; until
+/// then, pass after pass says that all is well.
+#[test]
+fn rot_under_a_running_member_is_found_by_the_scrub() {
+    let mut rig = Rig::serving(SimFiles::new(), Setup::default(), 1);
+    for number in 0..300u32 {
+        rig.ask(put(&format!("key-{number:04}"), &[7; 900])).unwrap();
+    }
+    let passes = |rig: &Rig| {
+        rig.notes.iter().filter(|note| matches!(note, Note::ScrubFinished { pages } if *pages > 60)).count()
+    };
+    let hours = |rig: &mut Rig| {
+        for _ in 0..2 * 3600 {
+            rig.tick(1000);
+            rig.settle();
+        }
+    };
+    hours(&mut rig);
+    let before = passes(&rig);
+    assert!((1..=3).contains(&before), "once an hour: {before}");
+    assert_eq!(rig.failed, None);
+
+    let data = rig.files.bytes("data").unwrap();
+    let mark = [7; 900];
+    let at = data.windows(900).position(|bytes| bytes == mark).expect("a durable leaf holds the value");
+    rig.files.edit("data", at as u64 + 450, &mut |bytes| bytes[0] ^= 1);
+    hours(&mut rig);
+    let said = rig.failed.take().expect("it has ended");
+    let place = format!("page {}, at offset {}", at / 4096, at / 4096 * 4096);
+    assert!(said.contains("the file data is damaged") && said.contains("restore a snapshot"), "{said}");
+    assert!(said.contains(&place) && said.contains("the checksum is not that"), "{said}; {place}");
+}

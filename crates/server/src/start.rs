@@ -306,6 +306,7 @@ fn replica_start(config: &Config, boot: u64) -> replica::Start {
                 }
             },
             checkpoint: replica::CheckpointPolicy::default(),
+            scrub: replica::ScrubPolicy::default(),
             memory_budget_bytes: config.memory_budget_bytes.unwrap_or(base::limits::MEMORY_BUDGET_BYTES),
             cluster_version: config.cluster_version(),
         },

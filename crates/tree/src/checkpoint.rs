@@ -80,6 +80,11 @@ impl Checkpoints {
         self.false_meta = true;
     }
 
+    /// Of the newer durable meta.
+    pub fn newer_sequence(&self) -> u64 {
+        self.newer.sequence
+    }
+
     /// Of the older durable meta; of the only one while there is but one.
     pub fn older_publication(&self) -> u64 {
         self.older.as_ref().map_or(self.newer.publication, |older| older.publication)
@@ -195,6 +200,11 @@ impl Store {
     /// The stamp of the newest durable checkpoint.
     pub fn durable_stamp(&self) -> &Stamp {
         &self.checkpoints.newer.stamp
+    }
+
+    /// The stamp of the one before it, which is kept whole as well; `None` where there is none that could be read.
+    pub fn older_stamp(&self) -> Option<&Stamp> {
+        self.checkpoints.older.as_ref().map(|older| &older.stamp)
     }
 
     /// A cut was made and its job has not been reported done.

@@ -128,6 +128,7 @@ pub struct Store {
     /// Held by populate jobs under way.
     pub(crate) populating: Arc<()>,
     pub(crate) shrink: Option<crate::shrink::Pass>,
+    pub(crate) scrub: crate::scrub::Pass,
     /// What [`Store::make_room`] has promised last: a drop or a shorter file leaves it, and all of the reserve.
     pub(crate) promised: Room,
     /// The readers of the cores run on the writer's thread.
@@ -166,6 +167,7 @@ impl Store {
             growing: Arc::new(()),
             populating: Arc::new(()),
             shrink: None,
+            scrub: Default::default(),
             promised: Room { bytes: 0, run_bytes: 0, keep_bytes: 0 },
             thread_shared: false,
             in_place: None,

@@ -180,7 +180,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Slots and cells lie in the page, do not overlap, and the free bytes are as counted.
-fn check_layout(node: Node) -> Result<(), String> {
+pub(crate) fn check_layout(node: Node) -> Result<(), String> {
     let slots_end = HEADER_BYTES + node.count() * SLOT_BYTES;
     if node.cells() > BODY_BYTES || slots_end > node.cells() {
         return Err(format!("{} slots and cells from {} overlap", node.count(), node.cells()));

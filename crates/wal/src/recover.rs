@@ -121,15 +121,18 @@ impl Wal {
     /// `WalError::Io`; then trying again is safe. What was released and not yet recycled before comes back: call
     /// [`Wal::release_to`] again.
     pub fn recover(files: Arc<dyn Files>, dir: &str, options: Options) -> Result<(Wal, Recovered), WalError> {
-        Wal::recover_from(files, dir, options, 0)
+        Wal::recover_from(files, dir, options, 0, 0)
     }
 
-    /// As [`Wal::recover`], for a caller who wants no entries below `wanted`: their bytes are checked, not kept.
+    /// As [`Wal::recover`], for a caller who wants no entries below `wanted`: their bytes are checked, not kept. Up to
+    /// `covered` both metas of the data file have everything (see [`Wal::release_to`]): where no segment was left ready,
+    /// the oldest is taken if nothing in it is needed any more, so that a full disk does not matter.
     pub fn recover_from(
         files: Arc<dyn Files>,
         dir: &str,
         options: Options,
         wanted: Index,
+        covered: Index,
     ) -> Result<(Wal, Recovered), WalError> {
         options.check();
         let files = &*files;
@@ -141,7 +144,7 @@ impl Wal {
 
         let survey = survey(files, dir)?;
         let history = read(&survey, dir, &options, wanted)?;
-        open(files, dir, options, &survey, history)
+        open(files, dir, options, &survey, history, covered)
     }
 }
 
@@ -464,6 +467,7 @@ fn open(
     options: Options,
     survey: &Survey,
     history: History,
+    covered: Index,
 ) -> Result<(Wal, Recovered), WalError> {
     let end = End::of(&history);
     let History { mut chain, replay, cut, .. } = history;
@@ -478,7 +482,18 @@ fn open(
     }
 
     let leftover: Vec<&Found> = survey.segments.iter().filter(|found| !in_chain(found.id)).collect();
-    let reused = reused(&leftover, &options);
+    let mut reused = reused(&leftover, &options);
+    let covered = covered.min(replay.position.checkpoint_index);
+    if leftover.is_empty()
+        && chain.len() > 1
+        && let (id, first, _, max_index) = chain[0]
+        && max_index <= covered
+        && first.segment_bytes == options.segment_bytes
+    {
+        // The next one knows all that is still needed of it, and is durable by now (law 4).
+        chain.remove(0);
+        reused = Some(id);
+    }
     let (mut spares, mut doomed) = (Vec::new(), Vec::new());
     for found in leftover.iter().filter(|found| Some(found.id) != reused) {
         let reusable = found.bytes == options.segment_bytes && spares.len() < LOG_SPARE_SEGMENTS;

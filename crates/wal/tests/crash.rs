@@ -6,7 +6,7 @@ use base::Random;
 use disk::SimFiles;
 use disk::sim::KeepSet;
 use mainstay_wal::WalError;
-use model::{Life, Model, Owned, names, recover, script};
+use model::{Life, Model, Owned, names, recover_beside, script};
 
 /// The survivors to try for `count` unsynced changes.
 fn keep_sets(count: usize, random: &mut Random) -> Vec<KeepSet> {
@@ -24,7 +24,7 @@ fn keep_sets(count: usize, random: &mut Random) -> Vec<KeepSet> {
 
 /// Recovers and checks; the model is afterwards what was recovered.
 fn check(files: &SimFiles, model: &mut Model, boot: u64, context: &dyn Fn() -> String) {
-    match recover(files, boot) {
+    match recover_beside(files, boot, model.released) {
         Ok((_, recovered)) => model.check(&recovered, context),
         Err(error) => panic!("{}: {error}", context()),
     }
@@ -81,7 +81,7 @@ fn at_every_operation_of_recoveries_after(seed: u64) {
         for second in 0..counted.operations() {
             let files = crashed.image();
             files.halt_at(second);
-            assert!(matches!(recover(&files, 100), Err(WalError::Io { .. })));
+            assert!(matches!(recover_beside(&files, 100, model.released), Err(WalError::Io { .. })));
             let sets = [
                 KeepSet::none(files.unsynced()),
                 KeepSet::all(files.unsynced()),
@@ -207,7 +207,7 @@ fn a_recovery_cut_short_leaves_no_later_segment_to_begin_the_log() {
     loop {
         let files = crashed.image();
         files.halt_at(second);
-        let ended = recover(&files, 102).is_ok();
+        let ended = recover_beside(&files, 102, model.released).is_ok();
         let count = files.unsynced();
         for set in [KeepSet::none(count), KeepSet::all(count)] {
             let context = || format!("operation {second} of the recovery, {set:?}");

@@ -63,6 +63,62 @@ fn a_start_without_room_comes_up() {
     }
 }
 
+/// Nor is it where nothing was left ready, but the oldest segment is not needed any more; and of those that are needed none
+/// is taken.
+#[test]
+fn a_start_without_room_takes_what_is_covered() {
+    let start = |files: &SimFiles, boot, covered| {
+        Wal::recover_from(Arc::new(files.clone()), DIR, options(boot), 10, covered)
+    };
+    let files = SimFiles::new();
+    let (mut wal, _) = recover(&files, 1).unwrap();
+    for index in 1..=10 {
+        wal.append(entry(index, 1, &[1; 7000]));
+        settle(&mut wal, &files);
+    }
+    wal.append(Record::Checkpoint { index: 8, term: 1, sequence: 5 });
+    settle(&mut wal, &files);
+    drop(wal);
+    // Those that are ready are gone, as after starts that were killed.
+    for name in names(&files).iter().rev().take(SEGMENTS_READY) {
+        files.remove(name).unwrap();
+    }
+    files.sync_dir(DIR).unwrap();
+    files.set_capacity((1 << 50) - files.free_bytes().unwrap());
+    let before = names(&files);
+    assert!(before.len() >= 4, "three entries in each: {before:?}");
+    for (covered, taken) in [(2, false), (3, true), (8, true), (10, true)] {
+        let files = files.image();
+        match start(&files, 3, covered) {
+            Ok((mut wal, recovered)) => {
+                assert!(taken, "{covered}");
+                assert_eq!((recovered.last.0, recovered.checkpoint_sequence), (10, 5));
+                assert_eq!(recovered.entries.first().map(|entry| entry.index), Some(10));
+                assert!(!names(&files).contains(&before[0]) && names(&files).len() == before.len());
+                // Released again, the rest that is covered follows.
+                wal.release_to(covered);
+                assert_eq!(wal.segments_left() > 0, covered >= 6, "{covered}");
+                let again = start(&files.image(), 4, 0).err().map(|error| error.to_string());
+                assert_eq!(again, None, "a fresh segment without a batch is used again");
+            }
+            Err(error) => assert!(!taken && error.to_string().contains("make the log segment"), "{error}"),
+        }
+    }
+    // A checkpoint that the log does not speak of covers nothing.
+    let (files, sizes) = (SimFiles::new(), options(1));
+    let (mut wal, _) = Wal::recover(Arc::new(files.clone()), DIR, sizes).unwrap();
+    for index in 1..=10 {
+        wal.append(entry(index, 1, &[1; 7000]));
+        settle(&mut wal, &files);
+    }
+    drop(wal);
+    for name in names(&files).iter().rev().take(SEGMENTS_READY) {
+        files.remove(name).unwrap();
+    }
+    files.set_capacity((1 << 50) - files.free_bytes().unwrap());
+    assert!(start(&files, 3, 10).is_err());
+}
+
 #[test]
 fn only_the_contiguous_prefix_counts() {
     let files = SimFiles::new();
@@ -258,7 +314,7 @@ fn the_newest_checkpoint_and_the_release_are_counted_apart() {
     drop(wal);
 
     let (mut wal, recovered) =
-        Wal::recover_from(Arc::new(files.clone()), DIR, Options { boot: 2, ..sizes }, 90).unwrap();
+        Wal::recover_from(Arc::new(files.clone()), DIR, Options { boot: 2, ..sizes }, 90, 0).unwrap();
     assert_eq!((recovered.checkpoint, recovered.checkpoint_sequence), (Some((90, 1)), 7));
     let kept: Vec<u64> = recovered.entries.iter().map(|entry| entry.index).collect();
     assert_eq!(kept, (90..=100).collect::<Vec<u64>>(), "older ones are read and not kept");

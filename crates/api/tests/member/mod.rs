@@ -89,6 +89,7 @@ fn start(quota_bytes: i64) -> replica::Start {
             election_ms: 1000,
             auto_compaction: replica::AutoCompaction::Off,
             checkpoint: replica::CheckpointPolicy::default(),
+            scrub: replica::ScrubPolicy::default(),
             memory_budget_bytes: 64 << 20,
             cluster_version: "3.7.0".into(),
         },
@@ -233,6 +234,7 @@ impl Member {
                 }
                 Action::Checkpoint(job) => Event::Checkpointed(job.run().expect("the disk is fine")),
                 Action::HashCompaction(job) => Event::CompactionHashed(job.run()),
+                Action::Scrub(job) => Event::Scrubbed(job.run()),
                 Action::DropCold(job) => Event::ColdDropped(job.run().expect("the disk is fine")),
                 Action::Grow(job) => {
                     job.run().expect("the disk has room");

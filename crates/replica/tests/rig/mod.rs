@@ -72,6 +72,7 @@ impl Setup {
                 election_ms: 1000,
                 auto_compaction: replica::AutoCompaction::Off,
                 checkpoint: self.policy,
+                scrub: replica::ScrubPolicy::default(),
                 memory_budget_bytes: self.memory_budget_bytes,
                 cluster_version: self.cluster_version.clone(),
             },
@@ -93,6 +94,7 @@ pub enum Job {
     Checkpoint(tree::CheckpointJob),
     Hash(replica::HashJob),
     Drop(tree::DropJob),
+    Scrub(tree::ScrubJob),
     Grow(tree::GrowJob),
 }
 
@@ -214,6 +216,7 @@ impl Rig {
                 Action::Checkpoint(job) => self.jobs.push(Job::Checkpoint(job)),
                 Action::HashCompaction(job) => self.jobs.push(Job::Hash(job)),
                 Action::DropCold(job) => self.jobs.push(Job::Drop(job)),
+                Action::Scrub(job) => self.jobs.push(Job::Scrub(job)),
                 Action::Grow(_) if self.growth_is_late => {}
                 Action::Grow(job) => self.jobs.push(Job::Grow(job)),
                 Action::DiskFailed { what } => self.failed = Some(what),
@@ -258,6 +261,7 @@ impl Rig {
                 let done = job.run().map_err(halted)?;
                 self.handle(Event::ColdDropped(done));
             }
+            Job::Scrub(job) => self.handle(Event::Scrubbed(job.run())),
             Job::Grow(job) => match job.run() {
                 Ok(()) => {}
                 Err(error) if disk::is_no_space(&error) => self.handle(Event::GrowthRefused),

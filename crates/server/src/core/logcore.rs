@@ -255,6 +255,10 @@ impl LogCore {
                 });
             }
             Action::DiskFailed { what } => fatal(&what),
+            Action::Scrub(job) => {
+                let sender = self.sender.clone();
+                self.pool.run(move || sender.send(Event::Scrubbed(job.run())));
+            }
             Action::DropCold(job) => {
                 let sender = self.sender.clone();
                 self.pool.run(move || match job.run() {
@@ -308,6 +312,7 @@ fn log_note(note: &Note) {
             tracing::info!(compact_revision = revision, "finished scheduled compaction");
         }
         Note::CheckpointStarted { dirty_bytes } => tracing::debug!(dirty_bytes, "started checkpoint"),
+        Note::ScrubFinished { pages } => tracing::info!(pages, "read back all pages of the last checkpoint"),
         Note::CheckpointFinished { index } => tracing::info!(applied_index = index, "finished checkpoint"),
         Note::AlarmRaised { alarm, member } => {
             tracing::warn!(alarm, member = format!("{member:x}"), "alarm raised");

@@ -125,12 +125,13 @@ fn options(script: Script, boot: u64) -> Options {
     Options { segment_bytes: blocks * BLOCK as u64, batch_bytes: 2 * BLOCK, in_flight, boot: boot | SECRET }
 }
 
-fn open(files: &SimFiles, script: Script, boot: u64) -> Result<(Wal, Recovered), WalError> {
-    Wal::recover(Arc::new(files.clone()), DIR, options(script, boot))
+/// `released`: what the data file is said to have.
+fn open(files: &SimFiles, script: Script, released: u64, boot: u64) -> Result<(Wal, Recovered), WalError> {
+    Wal::recover_from(Arc::new(files.clone()), DIR, options(script, boot), 0, released)
 }
 
-fn recover(files: &SimFiles, script: Script, boot: u64) -> Result<(Wal, Recovered), String> {
-    open(files, script, boot).map_err(|error| error.to_string())
+fn recover(files: &SimFiles, script: Script, released: u64, boot: u64) -> Result<(Wal, Recovered), String> {
+    open(files, script, released, boot).map_err(|error| error.to_string())
 }
 
 impl super::Subject for Subject {
@@ -170,7 +171,7 @@ impl super::Subject for Subject {
     }
 
     fn verdict(&mut self, files: &SimFiles, mark: u64, floor: Floor, boot: u64) -> Verdict {
-        let recovered = match open(files, self.script, boot) {
+        let recovered = match open(files, self.script, self.promises[mark as usize].released, boot) {
             Ok((_, recovered)) => recovered,
             Err(error) => return Verdict::Refused(error.to_string()),
         };
@@ -213,7 +214,8 @@ impl super::Subject for Subject {
     }
 
     fn reopen(&mut self, files: &SimFiles, mark: u64, boot: u64) -> Result<usize, String> {
-        let (wal, recovered) = recover(files, self.script, boot)?;
+        let released = self.promises[mark as usize].released;
+        let (wal, recovered) = recover(files, self.script, released, boot)?;
         let found = self.judge(&recovered, mark)?;
         let promise = &self.promises[mark as usize];
         self.met.add("a torn tail cut", u64::from(recovered.cut.is_some()));
@@ -225,8 +227,8 @@ impl super::Subject for Subject {
         Ok(found)
     }
 
-    fn recover(&self, files: &SimFiles, boot: u64) -> Result<(), String> {
-        recover(files, self.script, boot).map(|_| ())
+    fn recover(&self, files: &SimFiles, mark: u64, boot: u64) -> Result<(), String> {
+        recover(files, self.script, self.promises[mark as usize].released, boot).map(|_| ())
     }
 
     fn fall_back(&mut self, _files: &SimFiles, _mark: u64, _boot: u64) -> Result<bool, String> {
@@ -234,7 +236,8 @@ impl super::Subject for Subject {
     }
 
     fn go_on(&mut self, files: &SimFiles, mark: u64, boot: u64) -> Result<(), String> {
-        let (wal, recovered) = recover(files, self.script, boot)?;
+        let released = self.promises[mark as usize].released;
+        let (wal, recovered) = recover(files, self.script, released, boot)?;
         let found = self.judge(&recovered, mark)?;
         let promise = self.promises[mark as usize].clone();
         let mut next = Subject {
@@ -251,7 +254,8 @@ impl super::Subject for Subject {
         life.steps()?;
         let mark = next.promises.len() as u64 - 1;
         let lost = files.crash(&mut |count| KeepSet::random(count, &mut random));
-        let (_, recovered) = recover(&lost, self.script, random.next_u64())?;
+        let (_, recovered) =
+            recover(&lost, self.script, next.promises[mark as usize].released, random.next_u64())?;
         next.judge(&recovered, mark).map(|_| ())
     }
 }
@@ -309,8 +313,9 @@ impl<'s> Life<'s> {
         random: &'s mut Random,
         promises: Promises,
     ) -> Result<Life<'s>, String> {
-        let (wal, recovered) = recover(files, subject.script, random.next_u64())?;
         let mark = subject.promises.len() as u64 - 1;
+        let released = subject.promises[mark as usize].released;
+        let (wal, recovered) = recover(files, subject.script, released, random.next_u64())?;
         let found = subject.judge(&recovered, mark)?;
         let before = subject.promises.last().expect("the first one").clone();
         let records = subject.lives[before.life][..found].to_vec();

@@ -180,7 +180,7 @@ impl super::Subject for Subject {
         self.judge(files, self.promises[mark as usize], boot, true).map(|_| true)
     }
 
-    fn recover(&self, files: &SimFiles, boot: u64) -> Result<(), String> {
+    fn recover(&self, files: &SimFiles, _mark: u64, boot: u64) -> Result<(), String> {
         rig::open(files, boot).map(|_| ())
     }
 
@@ -310,7 +310,7 @@ impl Subject {
         }
         let from = self.ledger.len() as u64;
         let image = Arc::new(files.image());
-        let (_, recovered) = Wal::recover_from(image, LOG_DIR, rig::wal_options(1), from).map_err(text)?;
+        let (_, recovered) = Wal::recover_from(image, LOG_DIR, rig::wal_options(1), from, 0).map_err(text)?;
         for entry in recovered.entries {
             match self.ledger.get(entry.index as usize - 1) {
                 Some(known) if *known == entry => {}

@@ -287,7 +287,7 @@ trait Subject: Sized {
     fn reopen(&mut self, files: &SimFiles, mark: u64, boot: u64) -> Result<Self::Found, String>;
 
     /// Only opens it.
-    fn recover(&self, files: &SimFiles, boot: u64) -> Result<(), String>;
+    fn recover(&self, files: &SimFiles, mark: u64, boot: u64) -> Result<(), String>;
 
     /// Damages the newest meta of the data file: the older one, and the log, must give everything back (law 6). False
     /// where there is no other.
@@ -464,7 +464,7 @@ fn crash_at<S: Subject>(
         .map_err(|law| ("killed, and the newest meta damaged".to_owned(), law))?;
     report.met.add(OLDER_META, u64::from(fell));
     let files = moment.kill();
-    guarded(|| subject.recover(&files, boot)).map_err(what)?;
+    guarded(|| subject.recover(&files, mark, boot)).map_err(what)?;
     again(subject, &files.crash(&mut KeepSet::none), mark, &found, random.next_u64())
         .map_err(|law| ("killed, and opened; then the power went".to_owned(), law))
 }
@@ -481,7 +481,8 @@ fn crash_recovery<S: Subject>(
     let files = moment.crash(set);
     files.record();
     let boot = random.next_u64();
-    guarded(|| subject.recover(&files, boot)).map_err(|law| (format!("kept {:?}", set.0), law))?;
+    guarded(|| subject.recover(&files, moment.mark(), boot))
+        .map_err(|law| (format!("kept {:?}", set.0), law))?;
     report.recoveries_crashed += 1;
     for second in files.take_moments() {
         let count = second.unsynced();

@@ -46,6 +46,7 @@ pub(super) fn start(boot: u64) -> Start {
                 bytes_per_second: 0,
                 ..CheckpointPolicy::default()
             },
+            scrub: replica::ScrubPolicy::default(),
             memory_budget_bytes: 64 << 10,
             cluster_version: "3.7.0".into(),
         },
@@ -66,6 +67,7 @@ enum Job {
     Checkpoint(tree::CheckpointJob),
     Hash(replica::HashJob),
     Drop(tree::DropJob),
+    Scrub(tree::ScrubJob),
     Grow(tree::GrowJob),
 }
 
@@ -81,6 +83,7 @@ impl Job {
             Job::Checkpoint(job) => (Some(Event::Checkpointed(job.run()?)), Some("a checkpoint")),
             Job::Hash(job) => (Some(Event::CompactionHashed(job.run())), None),
             Job::Drop(job) => (Some(Event::ColdDropped(job.run()?)), None),
+            Job::Scrub(job) => (Some(Event::Scrubbed(job.run())), None),
             Job::Grow(job) => match job.run() {
                 Ok(()) => (None, None),
                 Err(error) if disk::is_no_space(&error) => (Some(Event::GrowthRefused), None),
@@ -180,6 +183,7 @@ impl Rig {
                 Action::Checkpoint(job) => self.jobs.push(Job::Checkpoint(job)),
                 Action::HashCompaction(job) => self.jobs.push(Job::Hash(job)),
                 Action::DropCold(job) => self.jobs.push(Job::Drop(job)),
+                Action::Scrub(job) => self.jobs.push(Job::Scrub(job)),
                 Action::Grow(job) => self.jobs.push(Job::Grow(job)),
                 Action::DiskFailed { what } => return Err(what),
                 Action::Populate(job) => job.run(),

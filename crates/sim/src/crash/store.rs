@@ -223,7 +223,7 @@ impl super::Subject for Subject {
         Ok((number, store.report().sequence))
     }
 
-    fn recover(&self, files: &SimFiles, _boot: u64) -> Result<(), String> {
+    fn recover(&self, files: &SimFiles, _mark: u64, _boot: u64) -> Result<(), String> {
         open(files).map(|_| ())
     }
 

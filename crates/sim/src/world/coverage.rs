@@ -52,6 +52,7 @@ mechanisms! {
     SegmentReady: "log segments made ready",
     SegmentReleased: "log segments recycled",
     SegmentWanted: "starts refused for want of a log segment",
+    ScrubPass: "whole data files read back",
     Growth: "growths of the data file",
     ColdDrop: "drops of cold pages",
     OutOfOrder: "log writes completed out of order",

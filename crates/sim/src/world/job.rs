@@ -22,6 +22,7 @@ pub(super) enum Job {
     Checkpoint(tree::CheckpointJob),
     Hash(replica::HashJob),
     Drop(tree::DropJob),
+    Scrub(tree::ScrubJob),
     Grow(tree::GrowJob),
     Populate(tree::PopulateJob),
     Shard(u16, api::Job),
@@ -38,6 +39,7 @@ impl Job {
             Job::Checkpoint(_) => "checkpoint",
             Job::Hash(_) => "compaction hash",
             Job::Drop(_) => "drop",
+            Job::Scrub(_) => "scrub",
             Job::Grow(_) => "growth",
             Job::Populate(_) => "populate",
             Job::Shard(_, job) => match job.work {
@@ -66,6 +68,7 @@ impl Job {
             Job::Checkpoint(job) => replica::Event::Checkpointed(job.run().map_err(|_| Fatal)?),
             Job::Hash(job) => replica::Event::CompactionHashed(job.run()),
             Job::Drop(job) => replica::Event::ColdDropped(job.run().map_err(|_| Fatal)?),
+            Job::Scrub(job) => replica::Event::Scrubbed(job.run()),
             Job::Grow(job) => match job.run() {
                 Ok(()) => return Ok(None),
                 Err(error) if disk::is_no_space(&error) => replica::Event::GrowthRefused,

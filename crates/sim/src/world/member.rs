@@ -262,7 +262,11 @@ impl Member {
             Some(End::Disk) => {
                 let (io_errors, _) = process.files.errors_met();
                 if io_errors == 0 {
-                    let text = format!("member {} ended, and no operation of the disk had failed", self.id);
+                    let said = process.said.as_deref().unwrap_or("nothing");
+                    let text = format!(
+                        "member {} ended, and no operation of the disk had failed; it said: {said}",
+                        self.id
+                    );
                     return Err(Failure::new("Disk", text));
                 }
                 self.strike(env, Blow::Error);
@@ -358,6 +362,7 @@ fn start_options(sizes: &Sizes, boot: u64) -> replica::Start {
                 bytes_per_second: 0,
                 ..defaults
             },
+            scrub: sizes.scrub,
             memory_budget_bytes: sizes.memory_budget_bytes,
             cluster_version: "3.7.0".into(),
         },

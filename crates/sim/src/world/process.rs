@@ -80,6 +80,8 @@ pub(super) struct Process {
     pub ready: bool,
     pub stopping: bool,
     pub end: Option<End>,
+    /// Its last words.
+    pub said: Option<String>,
 }
 
 impl Process {
@@ -147,6 +149,7 @@ impl Process {
             ready: false,
             stopping: false,
             end: None,
+            said: None,
         };
         for core in 0..cores {
             process.wake(env, core);
@@ -366,8 +369,12 @@ impl Process {
             Action::Checkpoint(job) => self.give_job(env, Job::Checkpoint(job)),
             Action::HashCompaction(job) => self.give_job(env, Job::Hash(job)),
             Action::DropCold(job) => self.give_job(env, Job::Drop(job)),
+            Action::Scrub(job) => self.give_job(env, Job::Scrub(job)),
             Action::Grow(job) => self.give_job(env, Job::Grow(job)),
-            Action::DiskFailed { .. } => self.end = Some(End::Disk),
+            Action::DiskFailed { what } => {
+                self.end = Some(End::Disk);
+                self.said = Some(what);
+            }
             Action::Populate(job) => self.give_job(env, Job::Populate(job)),
             Action::Outcome(outcome) => {
                 self.outboxes[usize::from(outcome.token.shard)].push(ToShard::Outcome(outcome));
@@ -414,6 +421,10 @@ impl Process {
             Note::CheckpointFinished { index } => {
                 coverage.one(Mechanism::Checkpoint);
                 ("checkpoint finished", *index as i64)
+            }
+            Note::ScrubFinished { pages } => {
+                coverage.one(Mechanism::ScrubPass);
+                ("scrub finished", *pages as i64)
             }
             Note::AlarmRaised { .. } => {
                 coverage.one(Mechanism::NoSpaceAlarm);

@@ -91,6 +91,7 @@ pub(super) struct Sizes {
     pub dirty_bytes: u64,
     pub log_bytes: u64,
     pub checkpoint_interval_ms: u64,
+    pub scrub: replica::ScrubPolicy,
     pub memory_budget_bytes: u64,
     pub quota_bytes: i64,
     pub auto_compaction: replica::AutoCompaction,
@@ -378,6 +379,12 @@ fn sizes(random: &mut Random, heavy: bool) -> Sizes {
         dirty_bytes: pick(random, &[32 << 10, 128 << 10, 1 << 20]),
         log_bytes: 2 * segment_bytes,
         checkpoint_interval_ms: pick(random, &[2_000, 10_000, 60_000]),
+        scrub: replica::ScrubPolicy {
+            delay_ms: 0,
+            pages_per_second: pick(random, &[1, 16, 256]),
+            pass_ms: 60_000,
+            rest_ms: pick(random, &[0, 10_000]),
+        },
         memory_budget_bytes: pick(random, &[0, 64 << 10, 64 << 20]),
         quota_bytes,
         auto_compaction: match random.below(6) {

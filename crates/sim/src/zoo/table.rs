@@ -18,6 +18,8 @@ const fn crashes(bug: Bug, script: Script, seeds: u64, signs: &'static [Sign]) -
 
 /// A log that is not one piece any more.
 const DAMAGED_LOG: Sign = World("Start", "the log is damaged");
+/// What the scrub says.
+const ROTTEN: Sign = World("Disk", "the file data is damaged");
 /// A store that has what its log has lost (law 7).
 const AHEAD: Sign = World("Start", "the store has applied entries up to");
 
@@ -72,6 +74,8 @@ pub const TABLE: &[Exhibit] = &[
         &[
             World("Start", "is not as checkpoint"),
             World("Lost", "was complete and is not there any more"),
+            ROTTEN,
+            Assertion("tree/src/bits.rs"),
             Assertion("tree/src/space.rs"),
             Assertion("tree/src/view.rs"),
             Assertion("tree/src/checkpoint.rs"),
@@ -112,6 +116,7 @@ pub const TABLE: &[Exhibit] = &[
         ],
     ),
     world(Bug::MetaNotSynced, Focus::Crash, 10, &[World("Lost", "was complete and is not there any more")]),
+    world(Bug::StaleScrubCounts, Focus::Checkpoint, 20, &[ROTTEN]),
     world(
         Bug::DurablePageEdited,
         Focus::Memory,
@@ -134,6 +139,9 @@ pub const TABLE: &[Exhibit] = &[
             Assertion("mvcc/src/cell.rs"),
             Assertion("tree/src/view.rs"),
             Assertion("mvcc/src/trees.rs"),
+            // A page of zeros: its children are page 0.
+            Assertion("tree/src/pages.rs"),
+            Assertion("tree/src/cursor.rs"),
         ],
     ),
     world(
@@ -177,7 +185,8 @@ pub const TABLE: &[Exhibit] = &[
     ),
     world(Bug::PieceRepeatsKey, Focus::History, 10, &[By(ReadState), Assertion("net/src/outbound.rs")]),
     world(Bug::LaterPieceIsNewer, Focus::History, 20, &[By(ReadState), Assertion("net/src/outbound.rs")]),
-    world(Bug::ExpiredLeaseRenewed, Focus::Lease, 40, &[By(LeaseEarly), By(LeaseTwice)]),
+    // Granted again with a shorter term, it has less to live than the renewal had promised.
+    world(Bug::ExpiredLeaseRenewed, Focus::Lease, 40, &[By(LeaseEarly), By(LeaseTwice), By(LeaseShortened)]),
     world(Bug::RenewalForgotten, Focus::Lease, 6, &[By(LeaseEarly), By(LeaseTwice)]),
     world(Bug::CommitBeforeSync, Focus::Crash, 6, &[Assertion("replica/src/machine.rs")]),
     world(
@@ -219,7 +228,17 @@ pub const TABLE: &[Exhibit] = &[
         Bug::ExpiryOutsideLog,
         Focus::Lease,
         30,
-        &[World("Picture", ""), By(Unexplained), By(WriteOrder), By(StaleRead), By(RevisionReused), By(Dump)],
+        &[
+            World("Picture", ""),
+            By(Unexplained),
+            By(WriteOrder),
+            By(StaleRead),
+            By(RevisionReused),
+            By(Dump),
+            // A start replays a log that knows nothing of it: lease and keys are back, and the revisions others.
+            By(LeaseGone),
+            By(ReadState),
+        ],
     ),
     world(
         Bug::RevokedLeaseReturns,

@@ -24,6 +24,11 @@ pub fn recover(files: &SimFiles, boot: u64) -> Result<(Wal, Recovered), WalError
     Wal::recover(Arc::new(files.clone()), DIR, options(boot))
 }
 
+/// The same, beside a data file that has everything up to `released`.
+pub fn recover_beside(files: &SimFiles, boot: u64, released: u64) -> Result<(Wal, Recovered), WalError> {
+    Wal::recover_from(Arc::new(files.clone()), DIR, options(boot), 0, released)
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owned {
     HardState(HardState),
@@ -150,7 +155,7 @@ pub struct Life {
 impl Life {
     /// Opens the log and checks what it holds.
     pub fn begin(files: &SimFiles, mut model: Model, seed: u64) -> Result<Life, WalError> {
-        let (mut wal, recovered) = recover(files, seed)?;
+        let (mut wal, recovered) = recover_beside(files, seed, model.released)?;
         model.check(&recovered, &|| format!("life {seed}"));
         wal.mark_ready(model.records.len() as u64);
         assert_eq!(wal.durable().ready, model.records.len() as u64, "nothing is on its way");

@@ -1,0 +1,172 @@
+//! The scrub finds whatever is damaged of the newest checkpoint and nothing else, however the store goes on beside it.
+
+mod common;
+
+use base::Random;
+use common::*;
+use disk::SimFiles;
+use mainstay_tree as tree;
+use tree::{CheckpointDone, Options, ScrubDone, ScrubJob, Store};
+
+const PAGE: u64 = 4096;
+
+fn small() -> Options {
+    Options { chunk_bytes: 128 << 10, max_chunks: 1024, reserve_bytes: 16 << 10 }
+}
+
+fn open(files: &SimFiles) -> Store {
+    Store::open(files, "data", SPECS, small()).unwrap()
+}
+
+/// A whole pass, in steps of so many pages: how many steps, and the pages that were read, or what is damaged.
+fn pass(store: &mut Store, pages: u32) -> (u32, Result<u64, String>) {
+    for steps in 1.. {
+        let job = store.scrub_job(pages).expect("none is under way");
+        match store.scrub_done(job.run()) {
+            Ok(None) => assert!(steps < 100_000, "a pass ends"),
+            Ok(Some(read)) => return (steps, Ok(read)),
+            Err(found) => return (steps, Err(found)),
+        }
+    }
+    unreachable!()
+}
+
+/// Short and long keys and values, in leaves and runs; branches of several levels, since keys differ only at their ends.
+fn filled() -> (SimFiles, Store) {
+    let files = SimFiles::new();
+    let mut store = open(&files);
+    for round in 0..3u64 {
+        for number in 0..400u64 {
+            let value = vec![round as u8; [30, 300, 2500, 9000, 1_000][number as usize % 5]];
+            store.insert(PLAIN, &number.to_be_bytes(), &value);
+            let mut long = if number % 7 == 0 { vec![b'l'; 5000] } else { vec![b'k'; 900] };
+            long.extend_from_slice(&number.to_be_bytes());
+            long.extend_from_slice(&[0; SUFFIX]);
+            store.insert(VERSIONS, &long, b"v");
+        }
+        store.publish();
+        checkpoint(&mut store);
+    }
+    (files, store)
+}
+
+#[test]
+fn every_page_of_the_newest_checkpoint_is_read_and_no_other() {
+    let (files, store) = filled();
+    let report = verified(&store);
+    assert!(report.levels >= 3 && report.run_pages > 300 && report.free + report.waiting > 100, "{report:?}");
+    drop(store);
+    let mut store = open(&files);
+    let frontier = files.bytes("data").unwrap().len() as u64 / PAGE;
+    for pages in [1, 7, 100, u32::MAX] {
+        let (steps, read) = pass(&mut store, pages);
+        let read = read.expect("nothing is damaged");
+        // Each step reads the meta and its way down once more, long keys on it too.
+        let most = 2 * report.pages + u64::from(steps) * 20;
+        assert!((report.pages..=most).contains(&read), "{read} pages in {steps} steps, {report:?}");
+        assert_eq!(steps == 1, pages == u32::MAX);
+    }
+
+    // A bit of each page in turn. What the start reads itself, it passes by or refuses: metas and roots.
+    let (mut found, mut at_start) = (0, 0);
+    for page in 0..frontier {
+        let image = files.image();
+        let offset = page * PAGE + [40, 9, 17, 33][page as usize % 4];
+        image.edit("data", offset, &mut |bytes| bytes[0] ^= 4);
+        let opened = Store::open(&image, "data", SPECS, small());
+        let Some(mut store) = opened.ok().filter(|store| store.report().unreadable.is_none()) else {
+            at_start += 1;
+            continue;
+        };
+        match pass(&mut store, 50).1 {
+            Ok(_) => {}
+            Err(what) => {
+                // Of a run the first page is named.
+                let named =
+                    (page.saturating_sub(2)..=page).any(|no| what.contains(&format!("page {no}, at offset")));
+                assert!(named, "{page}: {what}");
+                found += 1;
+            }
+        }
+    }
+    // Both metas, the pages that the trees reach, the bitmap.
+    assert_eq!(found + at_start, 2 + report.pages + 1, "{found} and {at_start} at the start");
+    assert!(at_start < 10, "{at_start}");
+}
+
+#[test]
+fn damage_to_meta_and_bitmap_is_found_while_the_store_is_open() {
+    let (files, mut store) = filled();
+    assert!(pass(&mut store, 10).1.is_ok());
+    let newest = store.report().sequence + 3;
+    let slot = newest % 2;
+    files.edit("data", (1 - slot) * PAGE + 100, &mut |bytes| bytes[0] ^= 1);
+    assert!(pass(&mut store, 10).1.is_ok(), "the older one is rewritten by the next checkpoint");
+    let bytes = files.bytes("data").unwrap();
+    let meta = &bytes[(slot * PAGE) as usize..];
+    let bitmap = u32::from_le_bytes(meta[48..52].try_into().unwrap());
+    for (page, text) in
+        [(slot, "is not the meta of checkpoint"), (u64::from(bitmap), "not that of the bitmap")]
+    {
+        files.edit("data", page * PAGE + 100, &mut |bytes| bytes[0] ^= 1);
+        let what = pass(&mut store, 10).1.unwrap_err();
+        assert!(what.contains(text) && what.contains(&format!("page {page},")), "{what}");
+        files.edit("data", page * PAGE + 100, &mut |bytes| bytes[0] ^= 1);
+    }
+    assert!(pass(&mut store, 10).1.is_ok());
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_damaged() {
+    let (files, mut store) = filled();
+    files.fail_read_at(files.reads() + 20);
+    let what = pass(&mut store, 10).1.unwrap_err();
+    assert!(what.contains("cannot be read"), "{what}");
+}
+
+/// Batches and checkpoints between the steps, and while one waits to begin or to be reported: no false alarm.
+#[test]
+fn a_store_that_goes_on_beside_it_raises_no_alarm() {
+    let (mut passes, mut stale) = (0, 0);
+    for seed in 0..30 {
+        let mut random = Random::new(seed);
+        let files = SimFiles::new();
+        let mut store = open(&files);
+        let mut model = Model { value_max: 60_000, ..Model::default() };
+        let mut written: Option<CheckpointDone> = None;
+        let mut job: Option<ScrubJob> = None;
+        let mut done: Option<ScrubDone> = None;
+        for _ in 0..400 {
+            for _ in 0..random.below(20) {
+                step(&mut random, &mut store, &mut model);
+            }
+            store.publish();
+            // Reported late, too.
+            match written.take() {
+                Some(done) if random.one_in(2) => drop(store.checkpoint_done(done).unwrap()),
+                Some(done) => written = Some(done),
+                None if random.one_in(3) => written = Some(store.cut().unwrap().run().unwrap()),
+                None => {}
+            }
+            let pages = 1 + random.below(60) as u32;
+            if job.is_none() && done.is_none() {
+                job = store.scrub_job(pages);
+            }
+            // Begun late, or reported late.
+            if random.one_in(2)
+                && let Some(job) = job.take()
+            {
+                done = Some(job.run());
+            }
+            if random.one_in(2)
+                && let Some(done) = done.take()
+            {
+                stale += u64::from(format!("{done:?}").contains("found: Some"));
+                let ended = store.scrub_done(done).unwrap_or_else(|found| panic!("seed {seed}: {found}"));
+                passes += u64::from(ended.is_some());
+            }
+        }
+        verified(&store);
+    }
+    assert!(passes > 100 && stale > 20, "{passes} passes, {stale} stale findings");
+}
