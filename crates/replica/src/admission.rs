@@ -94,13 +94,15 @@ impl Replica {
 
     /// One segment is left for the start that comes next: what was accepted must come up again on a full disk. And half of
     /// one for the record that releases older ones, and for alarms: so a log without room can always get some by a
-    /// checkpoint. Where none would give any, the log needs the last one to leave the segment in use behind.
+    /// checkpoint. Where none would give any, the log needs the last one to leave the only segment behind.
     fn log_has_room(&self) -> bool {
         let segment = self.segment_bytes;
-        let kept = if self.shortage.log { 0 } else { 1 };
+        let kept = if self.shortage.log && self.wal.segments() == 1 { 0 } else { 1 };
         let Some(ready) = self.wal.segments_ready().checked_sub(kept) else { return false };
         let left = ready as u64 * segment + (segment - self.log_end);
-        self.wal.unsubmitted_bytes() as u64 + segment / 2 <= left
+        // What this turn has proposed comes to the log at its end.
+        let gathered = self.wal.unsubmitted_bytes().max(self.waiting.total().entry_bytes);
+        gathered as u64 + segment / 2 <= left
     }
 
     pub(crate) fn propose(&mut self, proposal: Proposal, actions: &mut Vec<Action>) {

@@ -142,19 +142,20 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
         store.publish();
     }
     let (applied, applied_term) = mvcc::stamp::applied(store.stamp());
-    let covered = store.older_stamp().map_or(0, |stamp| mvcc::stamp::applied(stamp).0);
-    let (mut wal, recovered) =
-        wal::Wal::recover_from(files, LOG_DIR, start.wal, applied, covered).map_err(OpenError::Log)?;
-    let founded = applied == 0 && recovered.last.0 == 0;
-    check_together(&recovered, (applied, applied_term))?;
-    let checkpoint_lost = check_sequence(&recovered, store.report())?;
+    let reading = wal::Wal::read(files, LOG_DIR, start.wal, applied).map_err(OpenError::Log)?;
+    let founded = applied == 0 && reading.recovered().last.0 == 0;
+    check_together(reading.recovered(), (applied, applied_term))?;
+    let checkpoint_lost = check_sequence(reading.recovered(), store.report())?;
+    check_version(&store, &start.options.cluster_version)?;
+    // The meta of an unreadable slot can be opened no more: there is but one to cover.
+    let (covered, _) = mvcc::stamp::applied(store.older_stamp().unwrap_or(store.durable_stamp()));
+    let (mut wal, recovered) = reading.open(covered).map_err(OpenError::Log)?;
     let sequence = store.report().sequence;
     if sequence == FOUNDING && recovered.checkpoint_sequence > FOUNDING {
         // Numbers of checkpoints begin again.
         wal.append(wal::Record::Checkpoint { index: 0, term: 0, sequence });
         write_now(&mut wal).map_err(OpenError::Io)?;
     }
-    check_version(&store, &start.options.cluster_version)?;
 
     let mut entries: Vec<Entry> = recovered
         .entries

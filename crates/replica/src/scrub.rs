@@ -5,6 +5,8 @@
 use base::Millis;
 use base::limits::{BLOCK_BYTES, SCRUB_DELAY_MS, SCRUB_PAGES_PER_SECOND, SCRUB_PASS_MS, SCRUB_REST_MS};
 
+use tree::ScrubError;
+
 use crate::event::{Action, Note};
 use crate::machine::Replica;
 use crate::open::{DATA_FILE, REPLACE};
@@ -87,7 +89,14 @@ impl Replica {
                 actions.push(Action::Note(Note::ScrubFinished { pages }));
             }
             Err(found) => {
-                let what = format!("the file {DATA_FILE} is damaged: {found}; {REPLACE}");
+                let what = match found {
+                    ScrubError { what, unreadable: true } => {
+                        format!("the file {DATA_FILE} is not whole: {what}: check the disk, then start again")
+                    }
+                    ScrubError { what, unreadable: false } => {
+                        format!("the file {DATA_FILE} is damaged: {what}; {REPLACE}")
+                    }
+                };
                 actions.push(Action::DiskFailed { what });
             }
         }

@@ -38,7 +38,7 @@ pub use hold::Hold;
 pub use open::{OpenError, OpenReport};
 pub use order::{KeyOrder, TreeSpec};
 pub use pins::{Reader, Readers, Snapshot};
-pub use scrub::{ScrubDone, ScrubJob};
+pub use scrub::{ScrubDone, ScrubError, ScrubJob};
 pub use store::{GrowJob, NoSpace, Room, Store, Taken};
 pub use verify::{VerifyError, VerifyReport, verify, verify_view};
 pub use view::View;

@@ -8,7 +8,10 @@
 //! the other slot), so a step needs no pin. What it found counts only if the meta was still the newest when the step had
 //! ended ([`Store::scrub_done`]).
 //!
-//! Must not change anything; must not read faster than it is asked to, a value's run aside.
+//! A pass takes each tree as far as it reached when the pass came to it: what is appended to it meanwhile is for the next one,
+//! so that a pass ends under any load.
+//!
+//! Must not change anything; must not read faster than it is asked to, one value's run aside.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -19,17 +22,29 @@ use crate::TreeId;
 use crate::meta::{Meta, SLOTS, Slot};
 use crate::node::*;
 use crate::order::Order;
+use crate::pins::TreeRoot;
 use crate::store::Store;
 use crate::walk::check_layout;
 
 /// One read of a run, bytes.
 const READ_BYTES: usize = 1 << 20;
 
-/// Where a step goes on: at the leaf of this tree whose range holds the key, or at the tree's first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a step goes on: in the leaf of this tree whose range holds the key, at the key; or at the tree's begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Place {
     tree: TreeId,
     key: Option<Vec<u8>>,
+    /// Where the last leaf of the tree began when the pass came to it.
+    last: Option<Vec<u8>>,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScrubError {
+    /// The page, and in what way.
+    pub what: String,
+    /// The device said so itself.
+    pub unreadable: bool,
 }
 
 /// How far the pass under way has come.
@@ -48,6 +63,8 @@ pub struct ScrubJob {
     sequence: u64,
     from: Option<Place>,
     pages: u32,
+    /// A start found the bitmap damaged and does without it.
+    without_bitmap: bool,
 }
 
 /// A step that has ended; for [`Store::scrub_done`].
@@ -56,8 +73,7 @@ pub struct ScrubDone {
     sequence: u64,
     pages: u64,
     next: Option<Place>,
-    /// What is wrong, and where.
-    found: Option<String>,
+    found: Option<ScrubError>,
 }
 
 impl Store {
@@ -70,12 +86,13 @@ impl Store {
         self.scrub.underway = true;
         let file = self.space().mapping().file().clone();
         let sequence = self.checkpoints.newer_sequence();
-        Some(ScrubJob { file, sequence, from: self.scrub.next.clone(), pages })
+        let without_bitmap = self.report.bitmap_rebuilt.is_some() && self.report.sequence == sequence;
+        Some(ScrubJob { file, sequence, from: self.scrub.next.clone(), pages, without_bitmap })
     }
 
     /// Takes note of a step: the pages that the whole pass has read, where it has ended with this step. The error says
     /// which durable page is not what was written to it.
-    pub fn scrub_done(&mut self, done: ScrubDone) -> Result<Option<u64>, String> {
+    pub fn scrub_done(&mut self, done: ScrubDone) -> Result<Option<u64>, ScrubError> {
         assert!(self.scrub.underway, "a step was asked for");
         self.scrub.underway = false;
         if done.sequence != self.checkpoints.newer_sequence() && !base::bug!(StaleScrubCounts) {
@@ -95,13 +112,14 @@ impl Store {
 impl ScrubJob {
     /// Blocks for as long as the device takes.
     pub fn run(self) -> ScrubDone {
-        let mut step = Step { file: &*self.file, limit: SLOTS, chunk_pages: 1, read: 0 };
-        let result = step.run(self.sequence, self.from, u64::from(self.pages));
+        let mut step =
+            Step { file: &*self.file, limit: SLOTS, chunk_pages: 1, pages: 0, most: self.pages.into() };
+        let result = step.run(self.sequence, self.from, self.without_bitmap);
         let (next, found) = match result {
             Ok(next) => (next, None),
             Err(found) => (None, Some(found)),
         };
-        ScrubDone { sequence: self.sequence, pages: step.read, next, found }
+        ScrubDone { sequence: self.sequence, pages: step.pages, next, found }
     }
 }
 
@@ -119,50 +137,57 @@ struct Step<'a> {
     /// Of the meta: all pages in use are below, and no run crosses a border of chunks.
     limit: u32,
     chunk_pages: u32,
-    /// Pages read.
-    read: u64,
+    /// Pages of leaves and values read, and to read at most. The way down to them is not counted.
+    pages: u64,
+    most: u64,
 }
+
+type Found<T> = Result<T, ScrubError>;
 
 fn at(no: u32) -> String {
     format!("page {no}, at offset {}", u64::from(no) * PAGE_BYTES as u64)
 }
 
-fn wrong<T>(no: u32, what: &str) -> Result<T, String> {
-    Err(format!("{}: {what}", at(no)))
+fn wrong<T>(no: u32, what: &str) -> Found<T> {
+    Err(ScrubError { what: format!("{}: {what}", at(no)), unreadable: false })
 }
 
 impl Step<'_> {
-    fn run(&mut self, sequence: u64, from: Option<Place>, pages: u64) -> Result<Option<Place>, String> {
+    fn run(&mut self, sequence: u64, from: Option<Place>, without_bitmap: bool) -> Found<Option<Place>> {
         let meta = self.meta(sequence)?;
         self.limit = meta.pages;
         self.chunk_pages = (meta.chunk_bytes / PAGE_BYTES as u64) as u32;
-        let mut place = match from {
-            Some(place) => place,
-            None => {
-                self.bitmap(&meta)?;
-                Place { tree: 0, key: None }
-            }
-        };
+        if from.is_none() && !without_bitmap {
+            self.bitmap(&meta)?;
+        }
+        let mut place = from.unwrap_or_default();
         while place.tree < meta.trees.len() {
-            if self.read > pages {
+            if self.is_full() {
                 return Ok(Some(place));
             }
             let name = String::from_utf8_lossy(&meta.trees[place.tree].name).into_owned();
-            place = self.leaves(&meta, place, pages).map_err(|what| format!("tree {name}, {what}"))?;
+            place = self
+                .leaves(&meta, place)
+                .map_err(|found| ScrubError { what: format!("tree {name}, {}", found.what), ..found })?;
         }
         Ok(None)
     }
 
-    fn bytes(&mut self, no: u32, pages: u32) -> Result<AlignedBuf, String> {
+    fn is_full(&self) -> bool {
+        self.pages >= self.most
+    }
+
+    fn bytes(&mut self, no: u32, pages: u32) -> Found<AlignedBuf> {
         let mut buf = AlignedBuf::zeroed(pages as usize * PAGE_BYTES);
-        self.read += u64::from(pages);
         match self.file.read_at(u64::from(no) * PAGE_BYTES as u64, &mut buf) {
             Ok(()) => Ok(buf),
-            Err(error) => wrong(no, &format!("cannot be read: {error}")),
+            Err(error) => {
+                Err(ScrubError { what: format!("{} cannot be read: {error}", at(no)), unreadable: true })
+            }
         }
     }
 
-    fn meta(&mut self, sequence: u64) -> Result<Meta, String> {
+    fn meta(&mut self, sequence: u64) -> Found<Meta> {
         let slot = (sequence % u64::from(SLOTS)) as u32;
         let block = self.bytes(slot, 1)?;
         match Meta::decode(&block, slot) {
@@ -171,7 +196,7 @@ impl Step<'_> {
         }
     }
 
-    fn bitmap(&mut self, meta: &Meta) -> Result<(), String> {
+    fn bitmap(&mut self, meta: &Meta) -> Found<()> {
         let bitmap = meta.bitmap;
         if bitmap.pages == 0 {
             return Ok(());
@@ -184,7 +209,7 @@ impl Step<'_> {
         }
     }
 
-    fn inside(&self, no: u32, pages: u32) -> Result<(), String> {
+    fn inside(&self, no: u32, pages: u32) -> Found<()> {
         let end = u64::from(no) + u64::from(pages);
         let inside = no >= SLOTS && end <= u64::from(self.limit);
         if !inside || no / self.chunk_pages != (end - 1) as u32 / self.chunk_pages {
@@ -193,7 +218,7 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn stamp(&self, no: u32, bytes: &[u8], crc: u32) -> Result<(), String> {
+    fn stamp(&self, no: u32, bytes: &[u8], crc: u32) -> Found<()> {
         if u32_at(bytes, 4) != no || u32_at(bytes, 0) != crc {
             return wrong(no, "the checksum is not that of the page");
         }
@@ -201,9 +226,10 @@ impl Step<'_> {
     }
 
     /// A node, which must be what its parent or the meta says of it.
-    fn node(&mut self, no: u32, level: u8, entries: u64) -> Result<Page, String> {
+    fn node(&mut self, no: u32, level: u8, entries: u64) -> Found<Page> {
         self.inside(no, 1)?;
         let page = Page(self.bytes(no, 1)?);
+        self.pages += u64::from(level == 0);
         self.stamp(no, &page.0, base::crc32c(&page.0[4..]))?;
         let node = page.node();
         let kind = if level == 0 { LEAF } else { BRANCH };
@@ -222,7 +248,7 @@ impl Step<'_> {
     }
 
     /// Checks a run, piece by piece; its bytes if they are wanted.
-    fn value(&mut self, run: RunRef, wanted: bool) -> Result<Vec<u8>, String> {
+    fn run_of(&mut self, run: RunRef, wanted: bool) -> Found<Vec<u8>> {
         self.inside(run.page, run.pages())?;
         let (mut kept, mut first, mut crc) = (Vec::new(), [0; RUN_HEADER_BYTES], 0);
         let (mut no, mut left) = (run.page, run.len as usize + RUN_HEADER_BYTES);
@@ -251,25 +277,39 @@ impl Step<'_> {
         Ok(kept)
     }
 
-    fn key(&mut self, key: Payload) -> Result<Vec<u8>, String> {
+    fn key(&mut self, key: Payload) -> Found<Vec<u8>> {
         match key {
             Payload::Inline(bytes) => Ok(bytes.to_vec()),
-            Payload::Run(run) => self.value(run, true),
+            Payload::Run(run) => self.run_of(run, true),
         }
     }
 
-    fn runs_of_leaf(&mut self, leaf: &Page) -> Result<(), String> {
-        let node = leaf.node();
+    /// The runs that a leaf's entries from `from` on name. The key of the entry to go on with, where they were too many.
+    fn runs(&mut self, order: Order, leaf: &Page, from: Option<&[u8]>) -> Found<Option<Vec<u8>>> {
+        let (node, mut read) = (leaf.node(), false);
         for i in 0..node.count() {
-            for run in [node.key(i).run(), node.value(i).run()].into_iter().flatten() {
-                self.value(run, false)?;
+            let runs = [node.key(i).run(), node.value(i).run()];
+            if runs == [None, None] {
+                continue;
+            }
+            let key = self.key(node.key(i))?;
+            if from.is_some_and(|from| order.compare(&key, from) == Ordering::Less) {
+                continue;
+            }
+            if read && self.is_full() {
+                return Ok(Some(key));
+            }
+            read = true;
+            self.pages += runs.iter().flatten().map(|run| u64::from(run.pages())).sum::<u64>();
+            if let [_, Some(value)] = runs {
+                self.run_of(value, false)?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The child to go on with for `place`, and the key at which the one behind it begins.
-    fn route(&mut self, order: Order, node: Node, place: &Place) -> Result<(usize, Option<Vec<u8>>), String> {
+    fn route(&mut self, order: Order, node: Node, place: &Place) -> Found<(usize, Option<Vec<u8>>)> {
         let mut child = 0;
         for i in 1..node.count() {
             let key = self.key(node.key(i))?;
@@ -281,40 +321,69 @@ impl Step<'_> {
         Ok((child, None))
     }
 
-    /// Reads the leaves from `place` on that have one parent; where to go on.
-    fn leaves(&mut self, meta: &Meta, place: Place, pages: u64) -> Result<Place, String> {
-        let tree = &meta.trees[place.tree];
-        let (order, root) = (Order { suffix: usize::from(tree.suffix) }, tree.root);
-        let mut behind = Place { tree: place.tree + 1, key: None };
-        if root.page == 0 {
-            return Ok(behind);
-        }
-        let (mut no, mut entries) = (root.page, root.entries);
+    /// Where the last leaf begins; `None` where it is the first one too.
+    fn last(&mut self, root: TreeRoot) -> Found<Option<Vec<u8>>> {
+        let (mut no, mut entries, mut last) = (root.page, root.entries, None);
         for level in (1..=root.level).rev() {
             let page = self.node(no, level, entries)?;
             let node = page.node();
-            let (child, next) = self.route(order, node, &place)?;
-            if level > 1 {
-                if let Some(key) = next {
-                    behind = Place { tree: place.tree, key: Some(key) };
-                }
-                (no, entries) = (node.child(child), node.entries(child));
-                continue;
+            let child = node.count() - 1;
+            if child > 0 {
+                last = Some(self.key(node.key(child))?);
             }
-            for i in child..node.count() {
-                if i > child {
-                    let key = self.key(node.key(i))?;
-                    if self.read > pages {
-                        return Ok(Place { tree: place.tree, key: Some(key) });
-                    }
-                }
-                let leaf = self.node(node.child(i), 0, node.entries(i))?;
-                self.runs_of_leaf(&leaf)?;
-            }
+            (no, entries) = (node.child(child), node.entries(child));
+        }
+        Ok(last)
+    }
+
+    /// Reads the leaves from `place` on that have one parent; where to go on.
+    fn leaves(&mut self, meta: &Meta, mut place: Place) -> Found<Place> {
+        let tree = &meta.trees[place.tree];
+        let (order, root) = (Order { suffix: usize::from(tree.suffix) }, tree.root);
+        let behind = Place { tree: place.tree + 1, ..Place::default() };
+        if root.page == 0 {
             return Ok(behind);
         }
-        let leaf = self.node(no, 0, entries)?;
-        self.runs_of_leaf(&leaf)?;
-        Ok(behind)
+        if place.key.is_none() {
+            place.last = self.last(root)?;
+        }
+        let is_new =
+            |key: &[u8]| place.last.as_ref().is_none_or(|last| order.compare(key, last) == Ordering::Greater);
+        let (mut no, mut entries, mut next) = (root.page, root.entries, None);
+        for level in (2..=root.level).rev() {
+            let page = self.node(no, level, entries)?;
+            let node = page.node();
+            let (child, key) = self.route(order, node, &place)?;
+            next = key.or(next);
+            (no, entries) = (node.child(child), node.entries(child));
+        }
+        if root.level == 0 {
+            let leaf = self.node(no, 0, entries)?;
+            let cut = self.runs(order, &leaf, place.key.as_deref())?;
+            return Ok(cut.map_or(behind, |key| Place { key: Some(key), ..place }));
+        }
+        let page = self.node(no, 1, entries)?;
+        let node = page.node();
+        let (first, _) = self.route(order, node, &place)?;
+        for i in first..node.count() {
+            if i > first {
+                let key = self.key(node.key(i))?;
+                if is_new(&key) {
+                    return Ok(behind);
+                }
+                if self.is_full() {
+                    return Ok(Place { key: Some(key), ..place });
+                }
+            }
+            let leaf = self.node(node.child(i), 0, node.entries(i))?;
+            let from = if i == first { place.key.as_deref() } else { None };
+            if let Some(key) = self.runs(order, &leaf, from)? {
+                return Ok(Place { key: Some(key), ..place });
+            }
+        }
+        match next {
+            Some(key) if !is_new(&key) => Ok(Place { key: Some(key), ..place }),
+            _ => Ok(behind),
+        }
     }
 }

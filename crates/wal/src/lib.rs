@@ -30,7 +30,7 @@ mod segment;
 
 pub use error::WalError;
 pub use log::{Durable, Wal, Write};
-pub use recover::{Cut, Recovered};
+pub use recover::{Cut, Reading, Recovered};
 pub use segment::{SegmentId, SegmentJob, SegmentReady};
 
 use base::limits;

@@ -480,6 +480,8 @@ impl Wal {
         let work = if self.ready.len() < SEGMENTS_READY {
             match self.spares.pop() {
                 Some(from) => Work::Recycle { from },
+                // First what gives room.
+                None if !self.doomed.is_empty() => Work::Remove { numbers: std::mem::take(&mut self.doomed) },
                 None => Work::Create { bytes: self.options.segment_bytes },
             }
         } else if !self.doomed.is_empty() {

@@ -105,14 +105,30 @@ struct Survey {
     highest: u64,
 }
 
+/// A segment of the chain: number, header, where its counted batches end, highest index in it.
+type Link = (SegmentId, SegmentHeader, u64, Index);
+
 /// The log up to its last counted batch.
 struct History {
-    /// Oldest first: number, header, where its counted batches end, highest index in it. Empty for a new log.
-    chain: Vec<(SegmentId, SegmentHeader, u64, Index)>,
+    /// Oldest first. Empty for a new log.
+    chain: Vec<Link>,
     replay: Replay,
     seq: u64,
     crc: u32,
     cut: Option<Cut>,
+}
+
+/// A log that was read and accepted. No file has changed so far.
+pub struct Reading {
+    files: Arc<dyn Files>,
+    dir: String,
+    options: Options,
+    survey: Survey,
+    chain: Vec<Link>,
+    position: Position,
+    seq: u64,
+    crc: u32,
+    recovered: Recovered,
 }
 
 impl Wal {
@@ -121,30 +137,52 @@ impl Wal {
     /// `WalError::Io`; then trying again is safe. What was released and not yet recycled before comes back: call
     /// [`Wal::release_to`] again.
     pub fn recover(files: Arc<dyn Files>, dir: &str, options: Options) -> Result<(Wal, Recovered), WalError> {
-        Wal::recover_from(files, dir, options, 0, 0)
+        Wal::read(files, dir, options, 0)?.open(0)
     }
 
-    /// As [`Wal::recover`], for a caller who wants no entries below `wanted`: their bytes are checked, not kept. Up to
-    /// `covered` both metas of the data file have everything (see [`Wal::release_to`]): where no segment was left ready,
-    /// the oldest is taken if nothing in it is needed any more, so that a full disk does not matter.
-    pub fn recover_from(
+    /// The first half of [`Wal::recover`], for a caller who compares what the log holds with what he has before anything
+    /// changes, and who wants no entries below `wanted`: their bytes are checked, not kept.
+    pub fn read(
         files: Arc<dyn Files>,
         dir: &str,
         options: Options,
         wanted: Index,
-        covered: Index,
-    ) -> Result<(Wal, Recovered), WalError> {
+    ) -> Result<Reading, WalError> {
         options.check();
-        let files = &*files;
         let make = |error| WalError::io(format!("create the directory {dir}"), error);
         if !files.exists(dir).map_err(make)? {
             files.create_dir(dir).map_err(make)?;
         }
         files.sync_dir("").map_err(make)?;
 
-        let survey = survey(files, dir)?;
-        let history = read(&survey, dir, &options, wanted)?;
-        open(files, dir, options, &survey, history, covered)
+        let survey = survey(&*files, dir)?;
+        let History { chain, replay, seq, crc, cut } = read(&survey, dir, &options, wanted)?;
+        let position = replay.position;
+        let HardState { term, vote, commit } = position.hard_state;
+        let recovered = Recovered {
+            hard_state: HardState { term, vote, commit: commit.min(position.last_index) },
+            entries: replay.entries,
+            checkpoint: (position.checkpoint_index > 0)
+                .then_some((position.checkpoint_index, position.checkpoint_term)),
+            checkpoint_sequence: position.checkpoint_sequence,
+            last: (position.last_index, position.last_term),
+            cut,
+        };
+        Ok(Reading { files, dir: dir.to_owned(), options, survey, chain, position, seq, crc, recovered })
+    }
+}
+
+impl Reading {
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// The second half. Up to `covered` every meta of the data file that can be opened has everything (see
+    /// [`Wal::release_to`]): where no segment was left ready, the oldest is taken if nothing in it is needed any more, so
+    /// that a full disk does not matter.
+    pub fn open(self, covered: Index) -> Result<(Wal, Recovered), WalError> {
+        let wal = open(&self, covered)?;
+        Ok((wal, self.recovered))
     }
 }
 
@@ -427,11 +465,11 @@ struct End {
 impl End {
     /// The newest segments are left out when they have no batch: the fresh one takes their place in the chain, so
     /// that starts which write nothing do not use up the disk.
-    fn of(history: &History) -> End {
-        let log = history.chain.first().map(|(_, header, ..)| header.log);
+    fn of(reading: &Reading) -> End {
+        let log = reading.chain.first().map(|(_, header, ..)| header.log);
         let mut end =
-            End { links: 0, log, predecessor: 0, predecessor_end: 0, seq: history.seq, crc: history.crc };
-        for (at, &(id, header, bytes, _)) in history.chain.iter().enumerate().rev() {
+            End { links: 0, log, predecessor: 0, predecessor_end: 0, seq: reading.seq, crc: reading.crc };
+        for (at, &(id, header, bytes, _)) in reading.chain.iter().enumerate().rev() {
             if bytes > BLOCK as u64 {
                 let (predecessor, predecessor_end) = (id.0, bytes);
                 return End { links: at + 1, predecessor, predecessor_end, ..end };
@@ -461,17 +499,11 @@ fn reused(leftover: &[&Found], options: &Options) -> Option<SegmentId> {
 }
 
 /// Phase two.
-fn open(
-    files: &dyn Files,
-    dir: &str,
-    options: Options,
-    survey: &Survey,
-    history: History,
-    covered: Index,
-) -> Result<(Wal, Recovered), WalError> {
-    let end = End::of(&history);
-    let History { mut chain, replay, cut, .. } = history;
-    chain.truncate(end.links);
+fn open(reading: &Reading, covered: Index) -> Result<Wal, WalError> {
+    let Reading { files, dir, options, survey, position, .. } = reading;
+    let (files, options) = (&**files, *options);
+    let end = End::of(reading);
+    let mut chain = reading.chain[..end.links].to_vec();
     let in_chain = |id: SegmentId| chain.iter().any(|&(link, ..)| link == id);
     for found in survey.segments.iter().filter(|found| in_chain(found.id) && !base::bug!(KilledWritesTrusted))
     {
@@ -483,7 +515,7 @@ fn open(
 
     let leftover: Vec<&Found> = survey.segments.iter().filter(|found| !in_chain(found.id)).collect();
     let mut reused = reused(&leftover, &options);
-    let covered = covered.min(replay.position.checkpoint_index);
+    let covered = covered.min(position.checkpoint_index);
     if leftover.is_empty()
         && chain.len() > 1
         && let (id, first, _, max_index) = chain[0]
@@ -514,7 +546,7 @@ fn open(
         previous_crc: end.crc,
         segment_bytes: options.segment_bytes,
         started: true,
-        position: replay.position,
+        position: *position,
     };
     let mut block = AlignedBuf::zeroed(BLOCK);
     let header_crc = header.encode(&mut block);
@@ -545,23 +577,12 @@ fn open(
         // Whatever follows it in the chain is durable by now.
         sealed.push_back(Sealed { number, bytes: old.segment_bytes, max_index, successor_seq: header.seq });
     }
-    let position = replay.position;
-    let HardState { term, vote, commit } = position.hard_state;
-    let recovered = Recovered {
-        hard_state: HardState { term, vote, commit: commit.min(position.last_index) },
-        entries: replay.entries,
-        checkpoint: (position.checkpoint_index > 0)
-            .then_some((position.checkpoint_index, position.checkpoint_term)),
-        checkpoint_sequence: position.checkpoint_sequence,
-        last: (position.last_index, position.last_term),
-        cut,
-    };
     let current = Current { number, file, bytes: options.segment_bytes, end: BLOCK as u64, max_index: 0 };
-    let wal = Wal::start(Start {
-        dir: dir.to_owned(),
+    Ok(Wal::start(Start {
+        dir: dir.clone(),
         options,
         log: header.log,
-        position,
+        position: *position,
         seq: header.seq,
         crc: header_crc,
         current,
@@ -570,6 +591,5 @@ fn open(
         spares,
         doomed,
         marks,
-    });
-    Ok((wal, recovered))
+    }))
 }

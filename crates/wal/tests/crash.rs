@@ -3,8 +3,8 @@
 mod model;
 
 use base::Random;
-use disk::SimFiles;
 use disk::sim::KeepSet;
+use disk::{Files, SimFiles};
 use mainstay_wal::WalError;
 use model::{Life, Model, Owned, names, recover_beside, script};
 
@@ -222,4 +222,50 @@ fn a_recovery_cut_short_leaves_no_later_segment_to_begin_the_log() {
         second += 1;
     }
     assert!(second > 5, "{second}");
+}
+
+/// Nothing was left ready, so a start takes the oldest segment, which a checkpoint covers; cut short anywhere in that, the log
+/// loses nothing that was needed.
+#[test]
+fn a_start_that_takes_a_covered_segment_may_be_cut_short() {
+    let files = SimFiles::new();
+    let mut life = Life::begin(&files, Model::default(), 1).unwrap();
+    for index in 1..=9 {
+        life.append_entry(index, 1, 7000);
+        life.settle().unwrap();
+    }
+    life.append(Owned::Checkpoint(7, 1));
+    life.append_hard_state();
+    life.settle().unwrap();
+    life.model.released = 7;
+    let model = life.model.clone();
+    drop(life);
+    for name in names(&files).iter().rev().take(base::limits::SEGMENTS_READY) {
+        files.remove(name).unwrap();
+    }
+    files.sync_dir(model::DIR).unwrap();
+    let left = names(&files);
+    assert_eq!(left.len(), 3, "three entries in each: {left:?}");
+    let (mut at, mut taken) = (0, 0);
+    loop {
+        let files = files.image();
+        files.halt_at(at);
+        let ended = recover_beside(&files, 3, model.released).is_ok();
+        taken += u64::from(!names(&files).contains(&left[0]));
+        let count = files.unsynced();
+        let singles = (0..count).map(|one| KeepSet::only(count, one));
+        for set in [KeepSet::none(count), KeepSet::all(count)].into_iter().chain(singles) {
+            let context = || format!("operation {at} of the start, {set:?}");
+            let after = files.crash(&mut |_| set.clone());
+            // Whatever became of the first one, the second is still there for the next start.
+            for boot in [4, 5] {
+                check(&after, &mut model.clone(), boot, &context);
+            }
+        }
+        if ended {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 8 && taken > 4, "{at} operations, {taken} after the rename");
 }

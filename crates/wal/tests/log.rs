@@ -68,7 +68,7 @@ fn a_start_without_room_comes_up() {
 #[test]
 fn a_start_without_room_takes_what_is_covered() {
     let start = |files: &SimFiles, boot, covered| {
-        Wal::recover_from(Arc::new(files.clone()), DIR, options(boot), 10, covered)
+        Wal::read(Arc::new(files.clone()), DIR, options(boot), 10)?.open(covered)
     };
     let files = SimFiles::new();
     let (mut wal, _) = recover(&files, 1).unwrap();
@@ -104,6 +104,19 @@ fn a_start_without_room_takes_what_is_covered() {
             Err(error) => assert!(!taken && error.to_string().contains("make the log segment"), "{error}"),
         }
     }
+    // The only one is never taken: a crash on the way would leave no log at all.
+    let files = SimFiles::new();
+    let (mut wal, _) = recover(&files, 1).unwrap();
+    wal.append(entry(1, 1, b"x"));
+    wal.append(Record::Checkpoint { index: 1, term: 1, sequence: 5 });
+    settle(&mut wal, &files);
+    drop(wal);
+    for name in names(&files).iter().rev().take(SEGMENTS_READY) {
+        files.remove(name).unwrap();
+    }
+    assert_eq!(names(&files).len(), 1);
+    files.set_capacity((1 << 50) - files.free_bytes().unwrap());
+    assert!(start(&files, 3, 1).is_err());
     // A checkpoint that the log does not speak of covers nothing.
     let (files, sizes) = (SimFiles::new(), options(1));
     let (mut wal, _) = Wal::recover(Arc::new(files.clone()), DIR, sizes).unwrap();
@@ -314,7 +327,7 @@ fn the_newest_checkpoint_and_the_release_are_counted_apart() {
     drop(wal);
 
     let (mut wal, recovered) =
-        Wal::recover_from(Arc::new(files.clone()), DIR, Options { boot: 2, ..sizes }, 90, 0).unwrap();
+        Wal::read(Arc::new(files.clone()), DIR, Options { boot: 2, ..sizes }, 90).unwrap().open(0).unwrap();
     assert_eq!((recovered.checkpoint, recovered.checkpoint_sequence), (Some((90, 1)), 7));
     let kept: Vec<u64> = recovered.entries.iter().map(|entry| entry.index).collect();
     assert_eq!(kept, (90..=100).collect::<Vec<u64>>(), "older ones are read and not kept");

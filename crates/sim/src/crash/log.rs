@@ -127,7 +127,7 @@ fn options(script: Script, boot: u64) -> Options {
 
 /// `released`: what the data file is said to have.
 fn open(files: &SimFiles, script: Script, released: u64, boot: u64) -> Result<(Wal, Recovered), WalError> {
-    Wal::recover_from(Arc::new(files.clone()), DIR, options(script, boot), 0, released)
+    Wal::read(Arc::new(files.clone()), DIR, options(script, boot), 0)?.open(released)
 }
 
 fn recover(files: &SimFiles, script: Script, released: u64, boot: u64) -> Result<(Wal, Recovered), String> {

@@ -310,12 +310,12 @@ impl Subject {
         }
         let from = self.ledger.len() as u64;
         let image = Arc::new(files.image());
-        let (_, recovered) = Wal::recover_from(image, LOG_DIR, rig::wal_options(1), from, 0).map_err(text)?;
-        for entry in recovered.entries {
+        let reading = Wal::read(image, LOG_DIR, rig::wal_options(1), from).map_err(text)?;
+        for entry in &reading.recovered().entries {
             match self.ledger.get(entry.index as usize - 1) {
-                Some(known) if *known == entry => {}
+                Some(known) if known == entry => {}
                 Some(_) => return Err(format!("entry {} was written twice", entry.index)),
-                None if entry.index as usize == self.ledger.len() + 1 => self.ledger.push(entry),
+                None if entry.index as usize == self.ledger.len() + 1 => self.ledger.push(entry.clone()),
                 None => return Err(format!("entry {} leaves a gap", entry.index)),
             }
         }

@@ -5,7 +5,7 @@
 //! with everything that was acknowledged, unless an error was injected into it. A full disk excuses nobody but the
 //! start that founds the directory: a process that runs does not end for want of room, and one that is to start where
 //! a member lived comes up without any. Only when the disk was full through several lives, each too short to give back
-//! what its start had taken, there may be no segment of the log left to take; and such a life accepts nothing.
+//! what its start had taken, there may be no segment of the log left to take; and such a life listens to no client.
 //!
 //! After an I/O error the machine loses its power too before the next start ("check the disk, then start again"): a
 //! sync that failed leaves contents that can be read and will never be durable, and no program that reads them back
@@ -199,7 +199,7 @@ impl Member {
         let at_us = env.history_us();
         if let Some(mut process) = self.process.take() {
             env.history.note(at_us, history::Note::Stopped { member: self.id });
-            self.segments_gone = process.segments_left() == 0;
+            self.segments_gone = process.may_want_a_segment();
             let (io_errors, no_space) = process.files.errors_met();
             env.coverage.add(Mechanism::IoError, io_errors);
             env.coverage.add(Mechanism::NoSpace, no_space);

@@ -80,6 +80,8 @@ pub(super) struct Process {
     pub ready: bool,
     pub stopping: bool,
     pub end: Option<End>,
+    /// It took something from a client with no segment ready.
+    spent_last: bool,
     /// Its last words.
     pub said: Option<String>,
 }
@@ -149,6 +151,7 @@ impl Process {
             ready: false,
             stopping: false,
             end: None,
+            spent_last: false,
             said: None,
         };
         for core in 0..cores {
@@ -343,6 +346,8 @@ impl Process {
                     break;
                 }
                 let Some(event) = inbox.pop() else { break };
+                let log = self.replica.log();
+                self.spent_last |= log.segments_ready() == 0 && log.segments() > 1;
                 self.replica.handle(event, &mut actions);
             }
         }
@@ -558,9 +563,10 @@ impl Process {
         mvcc::stamp::current(self.witness.snapshot().stamp())
     }
 
-    /// What the next start could take for its log.
-    pub fn segments_left(&self) -> usize {
-        self.replica.log().segments_left()
+    /// Whether the next start may find no segment for its log: then clients were not listened to without one, unless no
+    /// checkpoint could have given any.
+    pub fn may_want_a_segment(&self) -> bool {
+        self.replica.log().segments_left() == 0 && !self.spent_last
     }
 
     pub fn has_stored_alarm(&self) -> bool {

@@ -26,7 +26,7 @@ pub fn recover(files: &SimFiles, boot: u64) -> Result<(Wal, Recovered), WalError
 
 /// The same, beside a data file that has everything up to `released`.
 pub fn recover_beside(files: &SimFiles, boot: u64, released: u64) -> Result<(Wal, Recovered), WalError> {
-    Wal::recover_from(Arc::new(files.clone()), DIR, options(boot), 0, released)
+    Wal::read(Arc::new(files.clone()), DIR, options(boot), 0)?.open(released)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
