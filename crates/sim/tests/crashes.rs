@@ -130,3 +130,13 @@ fn a_seed_replays() {
         assert_eq!(crash::enumerate(script, 1, 7), crash::enumerate(script, 1, 7));
     }
 }
+
+/// Runs that once found something. The product's: a start took the file of the only header that knew where the log stands;
+/// directly: `a_start_keeps_the_only_header_until_there_is_another` of `wal/tests/crash.rs`.
+#[test]
+fn a_start_lost_the_only_header() {
+    for seed in [2_235_258_262, 1_886_779_686] {
+        let report = crash::enumerate(Script::SegmentRecycling, 1, seed);
+        assert!(report.broken.is_none() && report.images > 1000, "{report}");
+    }
+}

@@ -485,9 +485,10 @@ impl End {
 
 /// Which of the files that are left over becomes the fresh segment. Until that has its name, a leftover whose header
 /// survived must not lose the one that it names as its predecessor, though that one's own header was torn: the next
-/// start would take it for the begin of the log. So the newest goes first.
-fn reused(leftover: &[&Found], options: &Options) -> Option<SegmentId> {
-    for found in leftover.iter().rev() {
+/// start would take it for the begin of the log. So the newest goes first. `last` stays: no batch is left of the log, and
+/// what is known of it stands in this one's header alone.
+fn reused(leftover: &[&Found], last: Option<SegmentId>, options: &Options) -> Option<SegmentId> {
+    for found in leftover.iter().rev().filter(|found| Some(found.id) != last) {
         if found.bytes == options.segment_bytes {
             return Some(found.id);
         }
@@ -514,7 +515,8 @@ fn open(reading: &Reading, covered: Index) -> Result<Wal, WalError> {
     }
 
     let leftover: Vec<&Found> = survey.segments.iter().filter(|found| !in_chain(found.id)).collect();
-    let mut reused = reused(&leftover, &options);
+    let last = reading.chain.last().filter(|_| chain.is_empty());
+    let mut reused = reused(&leftover, last.map(|&(id, ..)| id), &options);
     let covered = covered.min(position.checkpoint_index);
     if leftover.is_empty()
         && chain.len() > 1

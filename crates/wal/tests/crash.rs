@@ -2,11 +2,13 @@
 
 mod model;
 
+use std::sync::Arc;
+
 use base::Random;
 use disk::sim::KeepSet;
-use disk::{Files, SimFiles};
-use mainstay_wal::WalError;
-use model::{Life, Model, Owned, names, recover_beside, script};
+use disk::{BLOCK, Files, SimFiles};
+use mainstay_wal::{Options, Wal, WalError};
+use model::{Life, Model, Owned, names, options, recover_beside, script};
 
 /// The survivors to try for `count` unsynced changes.
 fn keep_sets(count: usize, random: &mut Random) -> Vec<KeepSet> {
@@ -268,4 +270,56 @@ fn a_start_that_takes_a_covered_segment_may_be_cut_short() {
         at += 1;
     }
     assert!(at > 8 && taken > 4, "{at} operations, {taken} after the rename");
+}
+
+/// All that was written is covered and given up, and the segment in use has no batch yet: its header alone knows where the log
+/// stands. A start that is cut short must not lose it. (Found by `sim crash --script segment-recycling --seed 2235258262`.)
+#[test]
+fn a_start_keeps_the_only_header_until_there_is_another() {
+    let sizes = |boot: u64, blocks: u64| Options { segment_bytes: blocks * BLOCK as u64, ..options(boot) };
+    let read = |files: &SimFiles, boot, blocks| {
+        Wal::read(Arc::new(files.clone()), model::DIR, sizes(boot, blocks), 0)?.open(6)
+    };
+    for blocks in [6, 7] {
+        let files = SimFiles::new();
+        let mut life = Life::begin(&files, Model::default(), 1).unwrap();
+        for index in 1..=6 {
+            life.append_entry(index, 1, 7000);
+        }
+        life.append(Owned::Checkpoint(6, 1));
+        life.settle().unwrap();
+        drop(life);
+        // The files of other starts are of no use to this one.
+        let (mut wal, _) = read(&files, 3, 6).unwrap();
+        wal.release_to(6);
+        while let Some(job) = wal.wants_segment() {
+            let more = names(&files).len() > 1;
+            wal.segment_ready(job.run(&files).unwrap());
+            if !more {
+                break;
+            }
+        }
+        drop(wal);
+        for name in names(&files).iter().skip(1) {
+            files.remove(name).unwrap();
+        }
+        files.sync_dir(model::DIR).unwrap();
+        assert_eq!(names(&files).len(), 1);
+        for at in 0.. {
+            let files = files.image();
+            files.halt_at(at);
+            let ended = read(&files, 4, blocks).is_ok();
+            let count = files.unsynced();
+            for set in [KeepSet::none(count), KeepSet::all(count)] {
+                let after = files.crash(&mut |_| set.clone());
+                let (_, recovered) =
+                    read(&after, 5, blocks).unwrap_or_else(|error| panic!("operation {at}: {error}"));
+                assert_eq!(recovered.last, (6, 1), "operation {at} of the start, {set:?}");
+                assert_eq!(recovered.checkpoint, Some((6, 1)));
+            }
+            if ended {
+                break;
+            }
+        }
+    }
 }
