@@ -106,6 +106,9 @@ impl Answer {
     }
 }
 
+/// Of ids that are less than this apart the server knows which it has reset.
+const RESETS_KNOWN: u32 = 2 * (16 << 10);
+
 /// Reads all that a server sent on one connection, and panics where it breaks the protocol.
 pub fn read_server(bytes: &[u8]) -> HashMap<u32, Answer> {
     let all = frames(bytes);
@@ -114,6 +117,7 @@ pub fn read_server(bytes: &[u8]) -> HashMap<u32, Answer> {
     assert_eq!(all.first().map(|frame| frame.kind), Some(kind::SETTINGS), "settings come first");
     let mut fields = Fields::new(base::limits::HPACK_TABLE_BYTES);
     let mut answers: HashMap<u32, Answer> = HashMap::new();
+    let mut newest_reset = 0;
     for frame in all {
         assert!(frame.payload.len() <= FRAME_BYTES_MAX, "a frame of {} bytes", frame.payload.len());
         let size = frame.payload.len();
@@ -135,9 +139,18 @@ pub fn read_server(bytes: &[u8]) -> HashMap<u32, Answer> {
                 assert!(size == 4 && frame.stream != 0, "a reset of four bytes");
                 let answer = answers.entry(frame.stream).or_default();
                 // A PRIORITY of a wrong length is an error of its stream even when that is closed (RFC 9113, 5.1, 6.3).
-                let priority = frame::be32(&frame.payload) == ErrorCode::FRAME_SIZE_ERROR.0;
-                assert!(!answer.reset || priority, "a stream is reset once: {:?}", frame.payload);
+                let code = frame::be32(&frame.payload);
+                let priority = code == ErrorCode::FRAME_SIZE_ERROR.0;
+                // Resets are remembered for ids near the newest one; what comes for others is answered anew (5.1 allows it).
+                let forgotten =
+                    code == ErrorCode::STREAM_CLOSED.0 && newest_reset >= frame.stream + RESETS_KNOWN;
+                assert!(
+                    !answer.reset || priority || forgotten,
+                    "a stream is reset once: {:?}",
+                    frame.payload
+                );
                 answer.reset = true;
+                newest_reset = newest_reset.max(frame.stream);
             }
             kind::SETTINGS => assert!(frame.stream == 0 && size.is_multiple_of(6), "settings"),
             kind::PING => assert!(frame.stream == 0 && size == 8, "a ping of eight bytes"),
