@@ -84,6 +84,10 @@ pub fn verify(store: &Store) -> Result<VerifyReport, VerifyError> {
     }
     report.free = free.count();
     report.waiting = waiting.count();
+    if report.waiting != store.pages.waiting_pages() {
+        let what = format!("{} pages wait, {} are counted", report.waiting, store.pages.waiting_pages());
+        return Err(VerifyError { tree: "", page: frontier, what });
+    }
     let known = report.pages + report.free + report.waiting + report.held + u64::from(crate::meta::SLOTS);
     if !store.dropping && known != u64::from(frontier) {
         let what = format!("{known} pages are accounted for, {frontier} were ever used");

@@ -242,3 +242,108 @@ fn a_bitmap_that_was_rebuilt_is_no_damage() {
     checkpoint(&mut store);
     assert!(pass(&mut store, 10).1.is_ok());
 }
+
+/// Makes the checksum of a page right again after a change.
+fn forge(files: &SimFiles, page: u64, change: impl Fn(&mut [u8])) {
+    files.edit("data", page * PAGE, &mut |bytes| {
+        let page = &mut bytes[..PAGE as usize];
+        change(page);
+        let crc = base::crc32c(&page[4..]);
+        page[..4].copy_from_slice(&crc.to_le_bytes());
+    });
+}
+
+/// Pages that are sound by themselves, and not what the page that leads to them says: one tree of two levels and a value in
+/// a run, its places read from the file as docs/DATA_FILES.md draws it.
+#[test]
+fn a_page_that_does_not_belong_where_it_stands_is_damage_and_no_panic() {
+    let files = SimFiles::new();
+    let mut store = open(&files);
+    for number in 0..40u64 {
+        store.insert(PLAIN, &number.to_be_bytes(), &vec![1; if number == 0 { 5000 } else { 500 }]);
+    }
+    store.publish();
+    checkpoint(&mut store);
+    assert_eq!(verified(&store).levels, 2);
+    assert!(pass(&mut store, 10).1.is_ok());
+
+    let number = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let half =
+        |bytes: &[u8], at: usize| usize::from(u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap()));
+    let page_of = |no: u64| files.bytes("data").unwrap()[(no * PAGE) as usize..][..PAGE as usize].to_vec();
+    let slot = (store.report().sequence + 1) % 2;
+    let root = u64::from(number(&page_of(slot), 192));
+    // Behind the stamp of 16 bytes: a header of 24, slots of 6 with the cell's offset at 4.
+    let cell = |page: &[u8], i: usize| 16 + half(page, 16 + 24 + 6 * i + 4);
+    let branch = page_of(root);
+    let (first, second) = (cell(&branch, 0), cell(&branch, 1));
+    let leaf = u64::from(number(&branch, first + 2));
+    let leaf_bytes = page_of(leaf);
+    // Key of eight bytes, then the run: its first page, its length.
+    let run_ref = cell(&leaf_bytes, 0) + 4 + 8;
+    let run = u64::from(number(&leaf_bytes, run_ref));
+    assert_eq!(number(&leaf_bytes, run_ref + 4), 5000);
+
+    type Change<'a> = &'a dyn Fn(&mut [u8]);
+    let put =
+        |at: usize, value: u32| move |page: &mut [u8]| page[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    let cases: [(u64, Change, &str); 11] = [
+        (root, &put(first + 2, u32::MAX), "do not lie in the file"),
+        (root, &put(first + 2, 1), "do not lie in the file"),
+        (root, &put(first + 2, root as u32), "kind 2 level 1 where 1 at 0 belongs"),
+        (root, &put(first + 2, run as u32), "the checksum is not that of the page"),
+        (root, &put(first + 2, number(&branch, second + 2)), "entries where there are"),
+        (root, &put(first + 6, 3), "entries where there are"),
+        (leaf, &put(run_ref, u32::MAX), "do not lie in the file"),
+        (leaf, &put(run_ref, leaf as u32), "the checksum is not that of the page"),
+        (leaf, &put(run_ref + 4, 5001), "the checksum is not that of the page"),
+        (leaf, &put(run_ref + 4, u32::MAX), "do not lie in the file"),
+        (leaf, &|page: &mut [u8]| page[18] = 0xff, "overlap"),
+    ];
+    for (number, (page, change, text)) in cases.into_iter().enumerate() {
+        let before = page_of(page);
+        forge(&files, page, change);
+        let what = pass(&mut store, 10).1.unwrap_err().what;
+        assert!(what.contains(text), "{number}: {what}");
+        forge(&files, page, |bytes| bytes.copy_from_slice(&before));
+        assert!(pass(&mut store, 10).1.is_ok(), "{number}");
+    }
+    // The run's own header: kind, pages, bytes.
+    for (at, byte) in [(16, 1), (20, 3), (25, 1)] {
+        let (before, after) = (page_of(run), page_of(run + 1));
+        files.edit("data", run * PAGE, &mut |bytes| {
+            bytes[at] = byte;
+            let crc = base::crc32c(&bytes[4..32 + 5000]);
+            bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        });
+        let what = pass(&mut store, 10).1.unwrap_err().what;
+        assert!(what.contains("the header is not that of a run of 5000 bytes"), "{at}: {what}");
+        files.edit("data", run * PAGE, &mut |bytes| {
+            bytes[..PAGE as usize].copy_from_slice(&before);
+            bytes[PAGE as usize..2 * PAGE as usize].copy_from_slice(&after);
+        });
+    }
+    assert!(pass(&mut store, 10).1.is_ok());
+}
+
+/// Longer than what is read at once.
+#[test]
+fn a_long_value_is_read_to_its_end() {
+    let files = SimFiles::new();
+    let options = Options { chunk_bytes: 8 << 20, ..small() };
+    let mut store = Store::open(&files, "data", SPECS, options).unwrap();
+    let value: Vec<u8> = (0..(5 << 19) + 77u32).map(|at| (at / 7) as u8).collect();
+    store.insert(PLAIN, b"long", &value);
+    store.publish();
+    checkpoint(&mut store);
+    assert!(pass(&mut store, 10).1.is_ok());
+    let bytes = files.bytes("data").unwrap();
+    let begin = bytes.windows(64).position(|window| window == &value[..64]).unwrap() as u64;
+    for at in [0, (1 << 20) + 5, (2 << 20) + 1, value.len() as u64 - 1] {
+        files.edit("data", begin + at, &mut |bytes| bytes[0] ^= 1);
+        let what = pass(&mut store, 10).1.unwrap_err().what;
+        assert!(what.contains("the checksum is not that of the page"), "{at}: {what}");
+        files.edit("data", begin + at, &mut |bytes| bytes[0] ^= 1);
+    }
+    assert!(pass(&mut store, 10).1.is_ok());
+}
