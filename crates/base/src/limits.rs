@@ -42,7 +42,7 @@ pub const SCRUB_DELAY_MS: u64 = 10_000;
 /// Pages of the data file that the scrub reads back in a second, at least: a large file takes as many as
 /// [`SCRUB_PASS_MS`] asks for. Some ten reads of the device each second, a thousandth of a core.
 pub const SCRUB_PAGES_PER_SECOND: u32 = 16;
-/// All pages are read back within this, ms: a day.
+/// All pages are read back within about this, ms: a day.
 pub const SCRUB_PASS_MS: u64 = 24 * 60 * 60 * 1000;
 /// A small file is read back once in this, ms: an hour.
 pub const SCRUB_REST_MS: u64 = 60 * 60 * 1000;
