@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use disk::sim::KeepSet;
+use disk::sim::{Fault, KeepSet};
 use disk::{Files, OpenMode, SimFiles};
 use mainstay_tree as tree;
 use tree::{OpenError, Options, Store};
@@ -289,4 +289,35 @@ fn pins_are_counted() {
     assert_eq!(readers.pinned(), 1);
     drop(third);
     assert_eq!(readers.pinned(), 0);
+}
+
+/// Without room for the reserve a store opens, and says so; a device that fails while the reserve is made refuses the start.
+#[test]
+fn only_a_full_disk_is_passed_over_when_the_reserve_is_made() {
+    let files = SimFiles::new();
+    filled(&files);
+    let wants_more = Options { reserve_bytes: 1 << 20, ..small() };
+    let full = files.image();
+    full.set_capacity((1 << 50) - full.free_bytes().unwrap());
+    let store = Store::open(&full, "data", SPECS, wants_more.clone()).unwrap();
+    assert!(store.report().reserve_missing.as_ref().is_some_and(|why| why.contains("No space left")));
+
+    let (mut refused, mut at) = (0, 0);
+    loop {
+        let failing = files.image();
+        failing.fail_at(at, Fault::Io);
+        match Store::open(&failing, "data", SPECS, wants_more.clone()) {
+            Ok(store) if failing.operations() <= at => {
+                assert_eq!(store.report().reserve_missing, None);
+                break;
+            }
+            Ok(_) => panic!("operation {at} failed, and nobody noticed"),
+            Err(error) => {
+                refused += 1;
+                assert!(matches!(error, OpenError::Io { .. }), "operation {at}: {error}");
+            }
+        }
+        at += 1;
+    }
+    assert!(refused >= 2, "a sync, and the growth: {refused}");
 }
