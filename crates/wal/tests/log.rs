@@ -117,6 +117,7 @@ fn a_start_without_room_takes_what_is_covered() {
     assert_eq!(names(&files).len(), 1);
     files.set_capacity((1 << 50) - files.free_bytes().unwrap());
     assert!(start(&files, 3, 1).is_err());
+    assert_eq!(names(&files), ["log/00000001.seg"]);
     // A checkpoint that the log does not speak of covers nothing.
     let (files, sizes) = (SimFiles::new(), options(1));
     let (mut wal, _) = Wal::recover(Arc::new(files.clone()), DIR, sizes).unwrap();
