@@ -256,6 +256,11 @@ fn read(survey: &Survey, dir: &str, options: &Options, wanted: Index) -> Result<
             format!("the header names a checkpoint at {checkpoint_index} above its last entry, {last_index}");
         return Err(WalError::corrupt(&oldest.name, 0, what));
     }
+    if header.predecessor == 0 && (last_index, checkpoint_index) != (0, 0) {
+        let what =
+            format!("the header says that the log begins with it, and that entry {last_index} was before it");
+        return Err(WalError::corrupt(&oldest.name, 0, what));
+    }
     let headless = header.predecessor != 0 && !header.started;
     let replay = Replay::new(header.position, headless, wanted);
     let mut history = History { chain: Vec::new(), replay, seq: 0, crc: 0, cut: None };
@@ -520,8 +525,8 @@ fn open(reading: &Reading, covered: Index) -> Result<Wal, WalError> {
     let covered = covered.min(position.checkpoint_index);
     if leftover.is_empty()
         && chain.len() > 1
-        && let (id, first, _, max_index) = chain[0]
-        && max_index <= covered
+        && let ((id, first, _, max_index), (_, next, ..)) = (chain[0], chain[1])
+        && max_index.max(next.position.last_index) <= covered
         && first.segment_bytes == options.segment_bytes
     {
         // The next one knows all that is still needed of it, and is durable by now (law 4).

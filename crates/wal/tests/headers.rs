@@ -14,6 +14,8 @@ use model::{DIR, Life, Model, names, recover};
 const SEQ: usize = 40;
 const PREDECESSOR_END: usize = 64;
 const SEGMENT_BYTES: usize = 72;
+const LAST_INDEX: usize = 104;
+const CHECKPOINT_INDEX: usize = 120;
 const PREVIOUS_CRC: usize = 136;
 
 /// A log of one life over at least four segments, all durable, and the names of those in use.
@@ -201,5 +203,21 @@ fn a_witness_is_looked_for_as_far_as_batches_can_be_in_flight() {
             Some(WalError::Corrupt { file, .. }) => assert_eq!(file, second),
             other => panic!("{why}: {other:?}"),
         }
+    }
+}
+
+/// The segment that begins the log cannot say that something was before it.
+#[test]
+fn a_first_segment_with_a_past_is_refused() {
+    let (files, used) = settled();
+    for (at, text) in [(LAST_INDEX, "entry 7 was before it"), (CHECKPOINT_INDEX, "was before it")] {
+        let (file, offset, what) = refused(&files, &|files| {
+            files.edit(&used[0], 0, &mut |header| {
+                forge(header, LAST_INDEX, 8, 7);
+                forge(header, at, 8, 7);
+            });
+        });
+        assert_eq!((&file, offset), (&used[0], 0), "{what}");
+        assert!(what.contains("the log begins with it") && what.contains(text), "{what}");
     }
 }
