@@ -20,7 +20,7 @@ use crate::log::{Current, Sealed, Start};
 use crate::position::Position;
 use crate::replay::Replay;
 use crate::scan::{Bad, Expected, batch_at, stated_durable};
-use crate::segment::{SegmentId, create, reuse};
+use crate::segment::{NUMBER_MAX, SegmentId, create, reuse};
 use crate::{Entry, HardState, Options, Wal, WalError};
 
 /// What the log held.
@@ -259,6 +259,13 @@ fn read(survey: &Survey, dir: &str, options: &Options, wanted: Index) -> Result<
     if header.predecessor == 0 && (last_index, checkpoint_index) != (0, 0) {
         let what =
             format!("the header says that the log begins with it, and that entry {last_index} was before it");
+        return Err(WalError::corrupt(&oldest.name, 0, what));
+    }
+    if !(1..=NUMBER_MAX).contains(&header.seq) {
+        let what = format!(
+            "the header is said to be write {}: they count from 1, and no log comes to {NUMBER_MAX}",
+            header.seq
+        );
         return Err(WalError::corrupt(&oldest.name, 0, what));
     }
     let headless = header.predecessor != 0 && !header.started;

@@ -12,6 +12,9 @@ use disk::{AlignedBuf, File, Files, OpenMode};
 /// One write while zeroing, bytes: long enough for the device's full bandwidth, short for the log's own writes.
 const ZERO_BYTES: usize = 1 << 20;
 
+/// Segments and writes have lower numbers: as many again are left to count on.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
+
 /// The number of a segment, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub u64);
@@ -42,7 +45,8 @@ impl SegmentId {
             return None;
         }
         let number: u64 = digits.parse().ok()?;
-        (number > 0 && format!("{number:08}") == digits).then_some((SegmentId(number), temporary))
+        let known = (1..=NUMBER_MAX).contains(&number) && format!("{number:08}") == digits;
+        known.then_some((SegmentId(number), temporary))
     }
 }
 
@@ -172,9 +176,15 @@ mod tests {
             assert_eq!(SegmentId::parse(&format!("{name}.seg")), Some((id, false)));
             assert_eq!(SegmentId::parse(&format!("{name}.tmp")), Some((id, true)));
         }
-        for foreign in
-            ["1.seg", "00000000.seg", "000000001.seg", "0000000a.seg", "00000001.bak", "+0000001.seg"]
-        {
+        for foreign in [
+            "1.seg",
+            "00000000.seg",
+            "000000001.seg",
+            "0000000a.seg",
+            "00000001.bak",
+            "+0000001.seg",
+            "18446744073709551615.seg",
+        ] {
             assert_eq!(SegmentId::parse(foreign), None, "{foreign}");
         }
     }

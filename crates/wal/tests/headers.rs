@@ -221,3 +221,15 @@ fn a_first_segment_with_a_past_is_refused() {
         assert!(what.contains("the log begins with it") && what.contains(text), "{what}");
     }
 }
+
+/// Nor can its header be a write that no log has made: numbers that cannot be counted on from are refused.
+#[test]
+fn a_header_with_an_impossible_number_is_refused() {
+    let (files, used) = settled();
+    for seq in [0, 1 << 63, u64::MAX] {
+        let (file, offset, what) =
+            refused(&files, &|files| files.edit(&used[0], 0, &mut |header| forge(header, SEQ, 8, seq)));
+        assert_eq!((&file, offset), (&used[0], 0), "{what}");
+        assert!(what.contains(&format!("is said to be write {seq}:")), "{what}");
+    }
+}
