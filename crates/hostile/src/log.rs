@@ -2,8 +2,9 @@
 //!
 //! Laws: recovery refuses or answers, and does neither by a panic; without false checksums its answer is a state that
 //! the log once had, and all of it as long as the last write (which says that all before it was durable) is whole; or the
-//! last batch, while nothing was given up that only the header of a later start repeats; a refusal changes no file; what was recovered is recovered again, and can be added to. With false checksums the first
-//! of these is open: somebody forged the log, and gets what it says or a refusal.
+//! last batch with its segment's header, while nothing was given up that only the header of a later start repeats; a
+//! refusal changes no file; what was recovered is recovered again, and can be added to. With false checksums the first of
+//! these is open: somebody forged the log, and gets what it says or a refusal.
 //!
 //! Input: a script of appends, flushes and restarts, then edits ([`crate::damage`]) of the files.
 
@@ -235,7 +236,10 @@ fn run(input: &[u8]) {
         };
         let last_batch = last_batch(&whole);
         let last_write = last_batch.max(last_header(&whole));
-        let tail_is_whole = is_whole(last_write) || (!writer.released && is_whole(last_batch));
+        // A batch whose segment has lost its header may have been in flight with it.
+        let its_header = last_batch.map(|(seq, name, ..)| (seq, name, 0, BLOCK));
+        let batch_is_whole = is_whole(last_batch) && is_whole(its_header);
+        let tail_is_whole = is_whole(last_write) || (!writer.released && batch_is_whole);
         let allowed =
             if tail_is_whole { &writer.states[writer.states.len() - 1..] } else { &writer.states[..] };
         assert!(
