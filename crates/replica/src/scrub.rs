@@ -4,7 +4,6 @@
 
 use base::Millis;
 use base::limits::{BLOCK_BYTES, SCRUB_DELAY_MS, SCRUB_PAGES_PER_SECOND, SCRUB_PASS_MS, SCRUB_REST_MS};
-
 use tree::ScrubError;
 
 use crate::event::{Action, Note};

@@ -89,7 +89,7 @@ pub(crate) struct Pages {
     open_durable: Vec<Extent>,
     fleeting: VecDeque<(u64, Vec<Extent>)>,
     durable: VecDeque<(u64, Vec<Extent>)>,
-    waiting_pages: u64,
+    pub(crate) waiting_pages: u64,
     spare: Vec<Vec<Extent>>,
     /// The file shrinks to this: freed pages go among the others at once, and runs take the lowest hole.
     pub ceiling: Option<u32>,

@@ -47,7 +47,7 @@ type Tampering = (&'static str, fn(&mut Store));
 
 #[test]
 fn books_that_are_wrong_are_found() {
-    let tamperings: [Tampering; 8] = [
+    let tamperings: [Tampering; 9] = [
         ("is reachable and the writer thinks it is not in use", |store| {
             let page = some_reachable(store);
             assert!(store.pages.live.remove(page));
@@ -72,6 +72,7 @@ fn books_that_are_wrong_are_found() {
             let page = store.pages.waiting_bits().iter().next().expect("some wait");
             store.pages.free_held(one(page));
         }),
+        ("pages wait, ", |store| store.pages.waiting_pages += 1),
         ("is held, for a bitmap or a run, and something else", |store| {
             let page = some_held(store);
             store.pages.free_held(one(page));

@@ -5,10 +5,11 @@ mod model;
 
 use std::sync::Arc;
 
+use base::limits::SEGMENTS_READY;
 use disk::sim::KeepSet;
 use disk::{BLOCK, Files, OpenMode, OsFiles, SimFiles};
 use mainstay_wal::{Options, Record, Wal, WalError, Write};
-use model::{DIR, Life, Model, names, recover};
+use model::{DIR, Life, Model, Owned, names, recover, recover_beside};
 
 /// Byte offsets in a segment header, as docs/DATA_FILES.md draws it.
 const SEQ: usize = 40;
@@ -231,5 +232,49 @@ fn a_header_with_an_impossible_number_is_refused() {
             refused(&files, &|files| files.edit(&used[0], 0, &mut |header| forge(header, SEQ, 8, seq)));
         assert_eq!((&file, offset), (&used[0], 0), "{what}");
         assert!(what.contains(&format!("is said to be write {seq}:")), "{what}");
+    }
+}
+
+/// Gives the batches of a segment the checksums that follow from its header.
+fn chain_anew(segment: &mut [u8]) {
+    let mut previous = base::crc32c(&segment[..BLOCK - 4]);
+    for at in (BLOCK..segment.len()).step_by(BLOCK) {
+        if segment[at..at + 8] != *b"MSTYBTCH" {
+            continue;
+        }
+        segment[at + 56..at + 60].copy_from_slice(&previous.to_le_bytes());
+        previous = base::crc32c(&segment[at..at + 68]);
+        segment[at + 68..at + 72].copy_from_slice(&previous.to_le_bytes());
+    }
+}
+
+/// A checkpoint covers the oldest segment, but the next one's header speaks of entries that nothing covers: a start that took
+/// the oldest would leave a log that the next start refuses.
+#[test]
+fn the_oldest_segment_is_not_taken_from_one_that_needs_it() {
+    let files = SimFiles::new();
+    let mut life = Life::begin(&files, Model::default(), 1).unwrap();
+    for index in 1..=6 {
+        life.append_entry(index, 1, 7000);
+        life.settle().unwrap();
+    }
+    life.append(Owned::Checkpoint(3, 1));
+    life.settle().unwrap();
+    drop(life);
+    for name in names(&files).iter().rev().take(SEGMENTS_READY) {
+        files.remove(name).unwrap();
+    }
+    let [first, second] = &names(&files)[..] else { panic!("three entries in each") };
+    for (last_index, taken) in [(3, true), (1000, false)] {
+        let files = files.image();
+        files.edit(second, 0, &mut |bytes| {
+            forge(bytes, LAST_INDEX, 8, last_index);
+            chain_anew(bytes);
+        });
+        let (_, recovered) = recover_beside(&files, 3, 3).unwrap();
+        assert_eq!(recovered.last, (6, 1));
+        assert_eq!(names(&files).contains(first), !taken, "{last_index}");
+        let (_, again) = recover_beside(&files, 4, 3).unwrap();
+        assert_eq!((again.last, again.checkpoint), (recovered.last, recovered.checkpoint));
     }
 }

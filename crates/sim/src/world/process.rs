@@ -80,7 +80,7 @@ pub(super) struct Process {
     pub ready: bool,
     pub stopping: bool,
     pub end: Option<End>,
-    /// It took something from a client with no segment ready.
+    /// It took something from a client with no segment ready, though a checkpoint could have given one.
     spent_last: bool,
     /// Its last words.
     pub said: Option<String>,
