@@ -10,7 +10,7 @@ mod common;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::Random;
 use common::client::Client;
@@ -55,9 +55,12 @@ fn killed_and_suspended() {
     let mut server = Server::start(Recipe::new(&binary));
     common::run(async move {
         let clients = Clients::start(&recorder, ASKERS, seed, &server.endpoint);
-        for _ in 0..faults {
+        for no in 0..faults {
             pause(&mut random, 100, 900).await;
-            if random.one_in(2) {
+            // The first two are one of each.
+            let suspended = if no < 2 { no == 1 } else { random.one_in(2) };
+            eprintln!("{}", if suspended { "suspended" } else { "killed" });
+            if suspended {
                 server.suspend();
                 pause(&mut random, 50, 1500).await;
                 server.resume();
@@ -171,6 +174,14 @@ impl Brake {
         let limit = format!("{} {writes_per_second}", self.device);
         std::fs::write(self.group.join("blkio.throttle.write_iops_device"), limit).is_ok()
     }
+
+    /// Writes that reached the device so far.
+    fn writes(&self) -> u64 {
+        let stat = std::fs::read_to_string(self.group.join("blkio.throttle.io_serviced")).expect("it counts");
+        let name = format!("{} Write ", self.device);
+        let ours = stat.lines().find_map(|line| line.strip_prefix(&name));
+        ours.map_or(0, |count| count.parse().expect("a count"))
+    }
 }
 
 impl Drop for Brake {
@@ -197,8 +208,14 @@ fn the_disk_is_slow_for_a_while() {
         for writes_per_second in [20, 3] {
             pause(&mut random, 300, 600).await;
             assert!(brake.set(writes_per_second), "the limit is taken");
+            let (before, since) = (brake.writes(), Instant::now());
             pause(&mut random, 2000, 3000).await;
+            let (written, seconds) = (brake.writes() - before, since.elapsed().as_secs_f64());
             assert!(brake.set(0), "the limit is taken back");
+            // Otherwise this proves nothing: without a limit there are thousands a second. Some were let through before.
+            let most = 200.0 + 2.0 * writes_per_second as f64 * seconds;
+            eprintln!("{written} writes in {seconds:.1} s at {writes_per_second} a second");
+            assert!(written > 0 && (written as f64) < most, "the disk was not slow: {written} writes");
         }
         pause(&mut random, 300, 600).await;
         judge(&clients.settle(&server.endpoint).await);

@@ -4,9 +4,11 @@
 //! exception, and an exception that nobody needs any more is a violation too. Must not judge what rustfmt and clippy
 //! judge.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use base::bug::ALL;
 
 /// docs/ARCHITECTURE.md, "Layers": a layer and those below it that it may import; a `dev` one for its tests alone.
 const LAYERS: &[(&str, &[&str], &[&str])] = &[
@@ -384,8 +386,69 @@ fn is_empty_name(name: &str) -> bool {
     parts.iter().any(|part| EMPTY_NAMES.contains(&part.strip_suffix('s').unwrap_or(part)))
 }
 
-/// Each limit says why it is what it is, in one place, and somebody keeps it. (That a bound somewhere else is one of the
-/// process and belongs there cannot be told from text: formats and tuning have numbers too.)
+/// Bounds that stand somewhere else than among the limits, by their names: what a format or protocol prescribes, or how an
+/// algorithm is tuned; none of them bounds what the process takes.
+const BOUNDS_ELSEWHERE: &[(&str, &str)] = &[
+    ("crates/bbolt/src/format.rs", "KEY_BYTES_MAX"),
+    ("crates/bbolt/src/format.rs", "VALUE_BYTES_MAX"),
+    ("crates/bbolt/src/format.rs", "DEPTH_MAX"),
+    ("crates/bbolt/src/format.rs", "NESTING_MAX"),
+    ("crates/bbolt/src/format.rs", "PAGE_BYTES_MAX"),
+    ("crates/bbolt/src/tree.rs", "INLINE_BYTES_MAX"),
+    ("crates/mvcc/src/sort.rs", "INSERTION_MAX"),
+    ("crates/mvcc/src/sort.rs", "SHIFTS_MAX"),
+    ("crates/mvcc/src/sort.rs", "SWAPS_MAX"),
+    ("crates/net/src/frame.rs", "MAX_31_BITS"),
+    ("crates/net/src/hpack/integer.rs", "MAX"),
+    ("crates/net/src/settings.rs", "MAX_CONCURRENT_STREAMS"),
+    ("crates/net/src/settings.rs", "MAX_FRAME_SIZE"),
+    ("crates/net/src/settings.rs", "MAX_HEADER_LIST_SIZE"),
+    ("crates/net/src/settings.rs", "MAX_FRAME_BYTES"),
+    ("crates/server/src/config/rules.rs", "ELECTION_MAX_MS"),
+    ("crates/tree/src/edit.rs", "SLOTS_MAX"),
+    ("crates/tree/src/meta.rs", "TREES_MAX"),
+    ("crates/tree/src/node.rs", "CELL_BYTES_MAX"),
+    ("crates/tree/src/node.rs", "KEY_INLINE_MAX"),
+    ("crates/tree/src/shape.rs", "MERGED_BYTES_MAX"),
+    ("crates/tree/src/view.rs", "LEVELS_MAX"),
+    ("crates/wal/src/segment.rs", "NUMBER_MAX"),
+];
+
+/// Constants of a file that by their names are bounds.
+fn bounds<'c>(path: &str, code: &'c str) -> Vec<&'c str> {
+    let of_product = path.starts_with("src/")
+        || path.starts_with("crates/")
+            && path.contains("/src/")
+            && !JUDGES.iter().any(|judge| path.starts_with(&format!("crates/{judge}/")));
+    if !of_product || path == "crates/base/src/limits.rs" {
+        return Vec::new();
+    }
+    let all: Vec<&str> = words(code).map(|(_, word)| word).collect();
+    let named = all.windows(2).filter(|pair| pair[0] == "const" && pair[1] != "fn").map(|pair| pair[1]);
+    named.filter(|name| name.split('_').any(|part| ["MAX", "MOST", "LIMIT"].contains(&part))).collect()
+}
+
+/// Bugs of the zoo that two places make together.
+const BUGS_OF_TWO_PLACES: &[&str] = &[
+    // No room is made; and the assertion that there is some, where it is used, is left out.
+    "RoomNotReserved",
+    // Readers and whoever waits for the start are told by two words.
+    "ReadBeforeReplay",
+];
+
+/// Where the real code asks for each bug of the zoo.
+fn bug_places<'c>(path: &str, code: &'c str) -> Vec<&'c str> {
+    if !path.starts_with("crates/") || path == "crates/base/src/bug.rs" {
+        return Vec::new();
+    }
+    let all: Vec<&str> = words(code).map(|(_, word)| word).collect();
+    all.windows(2)
+        .filter(|pair| pair[0] == "bug" && ALL.iter().any(|bug| bug.name() == pair[1]))
+        .map(|pair| pair[1])
+        .collect()
+}
+
+/// Each limit says why it is what it is, in one place, and somebody keeps it.
 fn idle_limits(limits: &str, used: &BTreeSet<String>) -> Vec<String> {
     let mut wrong = Vec::new();
     let lines: Vec<&str> = limits.lines().collect();
@@ -517,6 +580,43 @@ fn limits_have_a_reason_and_are_kept() {
 }
 
 #[test]
+fn a_bug_of_the_zoo_is_made_at_one_place() {
+    let sources = sources();
+    let product = |path: &str| !JUDGES.iter().any(|judge| path.starts_with(&format!("crates/{judge}/")));
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for source in sources.iter().filter(|source| source.is_rust() && product(&source.path)) {
+        for name in bug_places(&source.path, &code_of(&source.text)) {
+            let name = ALL.iter().find(|bug| bug.name() == name).expect("it is one of them").name();
+            *places.entry(name).or_default() += 1;
+        }
+    }
+    let wanted = |name| if BUGS_OF_TWO_PLACES.contains(&name) { 2 } else { 1 };
+    let wrong = ALL.iter().map(|bug| (bug.name(), places.get(bug.name()).copied().unwrap_or(0)));
+    let wrong = wrong.filter(|(name, places)| *places != wanted(name));
+    assert_none(wrong.map(|(name, places)| format!("{name} is asked for at {places} places")).collect());
+}
+
+#[test]
+fn bounds_stand_among_the_limits() {
+    let mut wrong = Vec::new();
+    let mut there = BTreeSet::new();
+    for source in sources().iter().filter(|source| source.is_rust()) {
+        for name in bounds(&source.path, &code_of(&source.text)) {
+            there.insert((source.path.clone(), name.to_owned()));
+            if !BOUNDS_ELSEWHERE.contains(&(source.path.as_str(), name)) {
+                wrong.push(format!("{}: {name} is a bound, and not among the limits", source.path));
+            }
+        }
+    }
+    for (path, name) in BOUNDS_ELSEWHERE {
+        if !there.contains(&((*path).to_owned(), (*name).to_owned())) {
+            wrong.push(format!("{path} has no {name} any more: take it out of the table"));
+        }
+    }
+    assert_none(wrong);
+}
+
+#[test]
 fn no_file_names_a_path_of_one_machine() {
     assert_none(sources().iter().flat_map(|source| machine_paths(&source.path, &source.text)).collect());
 }
@@ -552,6 +652,16 @@ mod broken {
             0
         );
         assert_eq!(found("crates/server/src/start.rs", "use std::time::Instant;\n"), 0);
+    }
+
+    #[test]
+    fn bounds_elsewhere() {
+        let found = |path, text| bounds(path, &code_of(text)).len();
+        assert_eq!(found("crates/net/src/output.rs", "const MOST_SLICES: usize = 1;\n"), 1);
+        assert_eq!(found("crates/api/src/watch.rs", "pub(crate) const QUEUE_MAX: usize = 1;\n"), 1);
+        assert_eq!(found("crates/api/src/watch.rs", "const fn QUEUE_MAX() {}\nconst MAXIMAL: u8 = 1;\n"), 0);
+        assert_eq!(found("crates/base/src/limits.rs", "pub const SHARDS_MAX: usize = 1;\n"), 0);
+        assert_eq!(found("crates/sim/src/world.rs", "const SEEDS_MAX: usize = 1;\n"), 0);
     }
 
     #[test]

@@ -27,6 +27,15 @@ pub const MAPPING_CHUNK_BYTES: u64 = 64 << 20;
 pub const MAPPING_CHUNKS: usize = 64 << 10;
 /// Kept free in the data file for alarm, delete, compaction and checkpoint (law 8), bytes.
 pub const DATA_RESERVE_BYTES: u64 = 64 << 20;
+/// Places where a mapping of the file and anonymous memory meet within the chunks of the process, each of which costs the
+/// kernel up to two mappings: well below the 65,530 of a process.
+pub const MAPPING_SPLITS: usize = 16 << 10;
+/// Free pages made private memory ahead of their use, at once: 32 MiB, what the heaviest writing takes in between.
+pub const POPULATE_PAGES_MAX: u64 = 8192;
+/// Free pages of each run length that were in use a moment ago and are kept apart to be used first: 16 MiB of them.
+pub const HOT_PAGES: usize = 4096;
+/// Passes of one defragmentation: one that writes went on beside may leave something above its line.
+pub const DEFRAGMENT_PASSES: u32 = 4;
 /// Dirty pages above which the checkpoint's bandwidth rises, bytes.
 pub const DIRTY_SOFT_BYTES: u64 = 512 << 20;
 /// Dirty pages above which proposals are refused until a checkpoint has ended, bytes.
@@ -78,6 +87,8 @@ pub const RECEIVE_BUFFER_BYTES: usize = 16 << 10;
 pub const RECEIVE_BUFFERS: u16 = 1024;
 /// Output that a connection may hold unsent before its requests wait, bytes.
 pub const OUTPUT_BYTES_PER_CONNECTION: usize = 1 << 20;
+/// Slices of one vectored send: Linux's UIO_MAXIOV.
+pub const SEND_SLICES: usize = 1024;
 /// A header list after decoding, bytes. grpc-go takes 16 MiB; what clients of etcd send is a token and a few names.
 pub const HEADER_LIST_BYTES: usize = 64 << 10;
 /// Members of a gzip message: each costs a fresh inflater, whatever it holds. Writers make one.
@@ -168,6 +179,8 @@ pub const LEASE_SCAN_ENTRIES: usize = 4096;
 pub const LEASE_CHECKPOINT_BATCH: usize = 1000;
 /// The longest TTL of a lease, seconds (etcd's MaxLeaseTTL).
 pub const LEASE_TTL_MAX_S: i64 = 9_000_000_000;
+/// Slow calls of one shard that are remembered between two looks at them: the log shows these and forgets the rest.
+pub const SLOW_CALLS: usize = 64;
 /// Log lines waiting for the log thread; above it lines are counted and dropped.
 pub const LOG_LINES_QUEUED: usize = 8192;
 

@@ -5,7 +5,7 @@
 //! would only be overwritten, and random access misses the TLB less. A part that is discarded becomes a mapping of the
 //! file in either form.
 //!
-//! Invariant: at most [`SPLITS_MAX`] boundaries between the two kinds of memory exist in the process, well below the
+//! Invariant: at most [`MAPPING_SPLITS`] boundaries between the two kinds of memory exist in the process, well below the
 //! kernel's limit of mappings (vm.max_map_count, 65530); beyond it a discard keeps the memory, whose content is the
 //! same.
 
@@ -15,6 +15,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use base::limits::MAPPING_SPLITS;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use crate::error::named;
@@ -22,7 +23,6 @@ use crate::{BLOCK, Chunk};
 
 /// Boundaries between anonymous memory and mapped file within chunks, in this process.
 static SPLITS: AtomicUsize = AtomicUsize::new(0);
-const SPLITS_MAX: usize = 16 << 10;
 
 /// A part of a file as memory.
 pub(crate) struct MappedChunk {
@@ -74,7 +74,7 @@ impl Fresh {
         let before = splits(&mapped[around.clone()]);
         let ends = [(first > 0).then(|| mapped[first - 1]), mapped.get(end).copied()];
         let after = ends.into_iter().flatten().filter(|neighbour| !neighbour).count();
-        if after > before && SPLITS.load(Ordering::Relaxed) >= SPLITS_MAX {
+        if after > before && SPLITS.load(Ordering::Relaxed) >= MAPPING_SPLITS {
             return Ok(false);
         }
         // SAFETY: the range lies within this chunk's own memory (asserted by the caller), so nothing else is replaced;

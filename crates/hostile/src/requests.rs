@@ -1,7 +1,7 @@
 //! Requests as protobuf: decoding, the checks of `mvcc::validate`, the form in the log, and their application to a
 //! store.
 //!
-//! Laws: what decodes encodes to the same message; what passes the checks is applied without a panic, raises the
+//! Laws: what decodes encodes to the same message; a transaction is the same however deep it stands; what passes the checks is applied without a panic, raises the
 //! revision by one or not at all, stays within the room that was foreseen for it, and gives answers whose slices join
 //! to the message; the trees fit together afterwards ([`crate::import::fits`]).
 //!
@@ -27,6 +27,49 @@ fn round<M: Message + Default + PartialEq>(bytes: &[u8]) -> Option<M> {
     assert_eq!(encoded.len(), message.encoded_len());
     assert!(M::decode(&encoded[..]).as_ref() == Ok(&message), "a message survives the trip");
     Some(message)
+}
+
+/// Levels around a transaction that are more than prost decodes.
+const AROUND: usize = 60;
+
+/// A transaction, which is the same where prost decodes it and where only `proto::deep` does: levels further down.
+fn transaction(bytes: &[u8]) -> Option<pb::TxnRequest> {
+    use pb::request_op::Request as Op;
+    let here = proto::deep::txn(bytes);
+    if let Ok(prosts) = pb::TxnRequest::decode(bytes) {
+        assert_eq!(here, Ok(Some(prosts)), "what prost decodes is that");
+    }
+    let mut wrapped = bytes.to_vec();
+    for _ in 0..AROUND {
+        wrapped = field(2, &field(4, &wrapped));
+    }
+    let mut there = proto::deep::txn(&wrapped);
+    assert_eq!(here.is_err(), there.is_err(), "what is malformed is so at every depth");
+    if let (Ok(Some(here)), Ok(Some(there))) = (&here, &mut there) {
+        for _ in 0..AROUND {
+            let Some(Op::RequestTxn(inner)) = there.success.pop().and_then(|op| op.request) else {
+                panic!("each level holds one transaction");
+            };
+            *there = inner;
+        }
+        assert_eq!(here, there, "a transaction is the same {AROUND} levels further down");
+    }
+    here.ok().flatten()
+}
+
+/// A field of bytes.
+fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag << 3 | 2];
+    prost::encoding::encode_varint(bytes.len() as u64, &mut out);
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// Bytes that the log gives back for an entry.
+fn logged(bytes: &[u8]) {
+    let Ok((id, request)) = replica::Request::decode(bytes) else { return };
+    let again = replica::Request::decode(&entry(&request, id));
+    assert_eq!(again, Ok((id, request)), "an entry is its request");
 }
 
 /// The bytes of a request in the log.
@@ -152,11 +195,11 @@ impl Member {
     }
 
     fn request(&mut self, kind: u8, bytes: &[u8]) {
-        match kind % 16 {
+        match kind % 18 {
             0 => self.range(&round(bytes).unwrap_or_default()),
             1 => self.put(round(bytes).unwrap_or_default()),
             2 => self.delete(round(bytes).unwrap_or_default()),
-            3 => self.txn(round(bytes).unwrap_or_default()),
+            3 => self.txn(transaction(bytes).unwrap_or_default()),
             4 => self.compact(round(bytes).unwrap_or_default()),
             5 => self.grant(&round(bytes).unwrap_or_default()),
             6 => self.revoke(&round(bytes).unwrap_or_default()),
@@ -178,7 +221,9 @@ impl Member {
             12 => drop(round::<pb::LeaseTimeToLiveRequest>(bytes)),
             13 => drop(round::<pb::AuthRoleGrantPermissionRequest>(bytes)),
             14 => drop(round::<proto::health::HealthCheckRequest>(bytes)),
-            _ => drop(round::<pb::MemberUpdateRequest>(bytes)),
+            15 => drop(round::<pb::MemberUpdateRequest>(bytes)),
+            16 => logged(bytes),
+            _ => drop(round::<proto::raftpb::ConfChange>(bytes)),
         }
     }
 }
@@ -300,7 +345,41 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
     push(&mut other, 11, &pb::MemberAddRequest { peer_ur_ls: vec!["http://a:1".into()], is_learner: true });
     push(&mut other, 12, &pb::LeaseTimeToLiveRequest { id: 7, keys: true });
     push(&mut other, 14, &proto::health::HealthCheckRequest { service: "s".into() });
+    let mut from_log = Vec::new();
+    let entry_of = |request| entry(&replica::Request::from(request), 77).to_vec();
+    let raw = |out: &mut Vec<u8>, kind: u8, bytes: &[u8]| {
+        out.push(kind);
+        push_block(out, bytes);
+    };
+    for request in [
+        pb::InternalRaftRequest { txn: Some(deep(48)), ..Default::default() },
+        pb::InternalRaftRequest { txn: Some(deep(51)), ..Default::default() },
+        pb::InternalRaftRequest { put: Some(put("a", "1", 7)), ..Default::default() },
+        pb::InternalRaftRequest {
+            alarm: Some(pb::AlarmRequest { action: 1, ..Default::default() }),
+            ..Default::default()
+        },
+    ] {
+        raw(&mut from_log, 16, &entry_of(request));
+    }
+    let context =
+        br#"{"id":7,"peerURLs":["http://localhost:2380"],"name":"default","clientURLs":["http://a:1"]}"#;
+    push(
+        &mut from_log,
+        17,
+        &proto::raftpb::ConfChange { node_id: 7, context: context[..].into(), ..Default::default() },
+    );
+    // Parts of one operation: two halves of a put, and another kind between them.
+    let mut parts = Vec::new();
+    let half = |put: pb::PutRequest| field(2, &put.encode_to_vec());
+    let key = half(pb::PutRequest { key: b"k".into(), ..Default::default() });
+    let value = half(pb::PutRequest { value: b"v".into(), ..Default::default() });
+    raw(&mut parts, 3, &field(2, &[&key[..], &value].concat()));
+    raw(&mut parts, 3, &field(3, &[&key[..], &field(1, &[0x0a, 1, b'a']), &value].concat()));
+    raw(&mut parts, 3, &field(2, &[field(4, &field(2, &key)), field(4, &field(2, &value))].concat()));
     vec![
+        ("seed-log".into(), from_log),
+        ("seed-parts".into(), parts),
         ("seed-kv".into(), kv),
         ("seed-txn".into(), txn),
         ("seed-deep".into(), depth),

@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use base::limits::SEND_SLICES;
+
 /// Buffers above this are not kept for reuse when they run empty, bytes: 64 Ki idle connections must stay cheap.
 const KEEP_BYTES: usize = 256 << 10;
 /// Sent bytes are moved out of a partly sent buffer when there are more than this.
 const COMPACT_BYTES: usize = 64 << 10;
-/// Slices of one vectored send: Linux's UIO_MAXIOV.
-const MOST_SLICES: usize = 1024;
 
 /// A shared slice and the position in the owned bytes before which it goes.
 struct Mark {
@@ -51,7 +51,7 @@ impl Batch {
     pub fn gather<'a>(&'a self, iov: &mut Vec<IoSlice<'a>>) {
         let mut from = self.start;
         for mark in &self.marks {
-            if iov.len() + 3 > MOST_SLICES {
+            if iov.len() + 3 > SEND_SLICES {
                 return;
             }
             if mark.at > from {

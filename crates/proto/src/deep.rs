@@ -19,8 +19,14 @@ pub fn txn(bytes: &[u8]) -> Result<Option<TxnRequest>, DecodeError> {
     match TxnRequest::decode(bytes) {
         Ok(txn) => Ok(Some(txn)),
         // It may have been the depth; then this is without error.
-        Err(error) => txn_at(bytes, 1).map_err(|_| error),
+        Err(error) => by_hand(bytes).map_err(|_| error),
     }
+}
+
+/// What [`txn`] does where prost gives up.
+pub(crate) fn by_hand(bytes: &[u8]) -> Result<Option<TxnRequest>, DecodeError> {
+    let mut txn = TxnRequest::default();
+    Ok(merge_txn(&mut txn, bytes, 1)?.then_some(txn))
 }
 
 /// An entry of the log, as [`txn`] decodes what it may hold. Errors: malformed, or of more levels than any server takes.
@@ -43,7 +49,7 @@ pub fn internal_raft_request(bytes: &[u8]) -> Result<InternalRaftRequest, Decode
         }
     }
     let mut request = InternalRaftRequest::decode(&others[..])?;
-    request.txn = Some(txn_at(&nested, 1).ok().flatten().ok_or(error)?);
+    request.txn = Some(by_hand(&nested).ok().flatten().ok_or(error)?);
     Ok(request)
 }
 
@@ -61,28 +67,30 @@ fn delimited<'b>(rest: &mut &'b [u8], wire_type: WireType) -> Result<&'b [u8], D
     Ok(bytes)
 }
 
-fn txn_at(mut rest: &[u8], level: usize) -> Result<Option<TxnRequest>, DecodeError> {
+/// Adds what stands in `rest` to `txn`, as protobuf merges; false when it is too deep.
+fn merge_txn(txn: &mut TxnRequest, mut rest: &[u8], level: usize) -> Result<bool, DecodeError> {
     if level > TXN_LEVELS {
-        return Ok(None);
+        return Ok(false);
     }
-    let mut txn = TxnRequest::default();
     while !rest.is_empty() {
         let (tag, wire_type) = decode_key(&mut rest)?;
         match tag {
             1 => txn.compare.push(Message::decode(delimited(&mut rest, wire_type)?)?),
             2 | 3 => {
-                let Some(op) = op_at(delimited(&mut rest, wire_type)?, level)? else { return Ok(None) };
+                let mut op = RequestOp::default();
+                if !merge_op(&mut op, delimited(&mut rest, wire_type)?, level)? {
+                    return Ok(false);
+                }
                 if tag == 2 { txn.success.push(op) } else { txn.failure.push(op) }
             }
             _ => skip_field(wire_type, tag, &mut rest, DecodeContext::default())?,
         }
     }
-    Ok(Some(txn))
+    Ok(true)
 }
 
-/// Of several requests in one operation the last counts.
-fn op_at(mut rest: &[u8], level: usize) -> Result<Option<RequestOp>, DecodeError> {
-    let mut op = RequestOp::default();
+/// The same for an operation: of requests of several kinds the last counts, those of one kind are one request.
+fn merge_op(op: &mut RequestOp, mut rest: &[u8], level: usize) -> Result<bool, DecodeError> {
     while !rest.is_empty() {
         let (tag, wire_type) = decode_key(&mut rest)?;
         if !(1..=4).contains(&tag) {
@@ -90,17 +98,33 @@ fn op_at(mut rest: &[u8], level: usize) -> Result<Option<RequestOp>, DecodeError
             continue;
         }
         let bytes = delimited(&mut rest, wire_type)?;
-        op.request = Some(match tag {
-            1 => Request::RequestRange(Message::decode(bytes)?),
-            2 => Request::RequestPut(Message::decode(bytes)?),
-            3 => Request::RequestDeleteRange(Message::decode(bytes)?),
-            _ => {
-                let Some(txn) = txn_at(bytes, level + 1)? else { return Ok(None) };
-                Request::RequestTxn(txn)
+        let kind = match &op.request {
+            Some(Request::RequestRange(_)) => 1,
+            Some(Request::RequestPut(_)) => 2,
+            Some(Request::RequestDeleteRange(_)) => 3,
+            Some(Request::RequestTxn(_)) => 4,
+            None => 0,
+        };
+        if kind != tag {
+            op.request = Some(match tag {
+                1 => Request::RequestRange(Default::default()),
+                2 => Request::RequestPut(Default::default()),
+                3 => Request::RequestDeleteRange(Default::default()),
+                _ => Request::RequestTxn(Default::default()),
+            });
+        }
+        match op.request.as_mut().expect("it was just made") {
+            Request::RequestRange(range) => range.merge(bytes)?,
+            Request::RequestPut(put) => put.merge(bytes)?,
+            Request::RequestDeleteRange(delete) => delete.merge(bytes)?,
+            Request::RequestTxn(txn) => {
+                if !merge_txn(txn, bytes, level + 1)? {
+                    return Ok(false);
+                }
             }
-        });
+        }
     }
-    Ok(Some(op))
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -137,6 +161,31 @@ mod tests {
         assert_eq!(txn(&nested(TXN_LEVELS + 1).encode_to_vec()), Ok(None));
         let entry = InternalRaftRequest { txn: Some(nested(TXN_LEVELS + 1)), ..Default::default() };
         assert!(internal_raft_request(&entry.encode_to_vec()).is_err());
+    }
+
+    /// Two halves of an operation are one, as prost, and Go's protobuf, merge them: at every depth.
+    #[test]
+    fn parts_of_one_request_are_merged() {
+        let field = |tag: u8, bytes: &[u8]| [&[tag << 3 | 2, bytes.len() as u8][..], bytes].concat();
+        let put = |put: PutRequest| field(2, &put.encode_to_vec());
+        let key = put(PutRequest { key: b"k".to_vec(), ..Default::default() });
+        let value = put(PutRequest { value: b"v".to_vec(), lease: 3, ..Default::default() });
+        let (range, delete) = (field(1, &[0x0a, 1, b'a', 0x18, 5]), field(3, &[0x0a, 1, b'd']));
+        let inner = |op: &[u8]| field(4, &field(2, op));
+        let ops = [
+            [&key[..], &value].concat(),
+            [&range[..], &field(1, &[0x18, 9])].concat(),
+            [&delete[..], &field(3, &[0x18, 1])].concat(),
+            [inner(&key), inner(&range), field(4, &field(3, &delete))].concat(),
+            // The kind changes in between: what was there before is gone.
+            [&key[..], &range, &value].concat(),
+            [inner(&key), delete.clone(), inner(&value)].concat(),
+        ];
+        for op in ops {
+            let bytes = [field(2, &op), field(3, &op), field(9, b"unknown")].concat();
+            let prosts = TxnRequest::decode(&bytes[..]).expect("a message");
+            assert_eq!(by_hand(&bytes), Ok(Some(prosts)));
+        }
     }
 
     #[test]

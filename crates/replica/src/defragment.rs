@@ -15,6 +15,7 @@
 //! Invariant: whoever asked is answered when the shrinking has come to its end, at the latest [`ANSWER_MS`] after the
 //! first who asked; what is not done by then goes on by itself.
 
+use base::limits::DEFRAGMENT_PASSES;
 use base::{CallToken, Millis};
 
 use crate::event::{Action, Response};
@@ -26,8 +27,6 @@ const STEP_ROOM_BYTES: u64 = 4 << 20;
 const FREEING_CHECKPOINTS: u32 = 2;
 /// Two until what moved is free, two until no meta speaks of the tail, and as many again for what comes between.
 const EMPTYING_CHECKPOINTS: u32 = 8;
-/// Passes, at most: one that writes went on beside may leave something above its line.
-const PASSES_MAX: u32 = 4;
 /// Nobody waits longer.
 const ANSWER_MS: Millis = 30_000;
 
@@ -126,7 +125,7 @@ impl State {
                 *checkpoints -= 1;
                 let out_of_patience = *checkpoints == 0;
                 let gained = self.store.file_bytes() < self.defragmentation.before_bytes;
-                if !self.store.is_shrinking() && gained && self.defragmentation.passes < PASSES_MAX {
+                if !self.store.is_shrinking() && gained && self.defragmentation.passes < DEFRAGMENT_PASSES {
                     self.begin_pass();
                 } else if !self.store.is_shrinking() || out_of_patience {
                     self.defragmentation.phase = Phase::Idle;

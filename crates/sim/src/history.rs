@@ -385,17 +385,12 @@ pub struct Dump {
     pub events: Vec<Event>,
 }
 
-/// HashKV's answer, or a hash of the state at an applied index.
+/// What HashKV gave the hash of; only once the compaction is physically finished: before that a hash may depend on how
+/// far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum HashOf {
-    /// Only once the compaction is physically finished: before that a hash may depend on how far it has come.
-    KeyValues {
-        revision: i64,
-        compact_revision: i64,
-    },
-    State {
-        index: u64,
-    },
+pub struct HashOf {
+    pub revision: i64,
+    pub compact_revision: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

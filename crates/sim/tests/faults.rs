@@ -79,6 +79,11 @@ fn segment_recycling() {
 }
 
 #[test]
+fn snapshot() {
+    a_log(Script::Snapshot);
+}
+
+#[test]
 fn checkpoint() {
     a_store(Script::Checkpoint);
 }

@@ -15,16 +15,17 @@
 use std::io;
 use std::sync::Arc;
 
+use base::limits::POPULATE_PAGES_MAX;
+
 use crate::bits::Bits;
 use crate::node::PAGE_BYTES;
 use crate::pages::Extent;
 use crate::space::Space;
 use crate::store::Store;
 
-/// Free pages made ready at once, pages, at least and at most: twice what was taken since the last time, and so, under
-/// the heaviest writing, 32 MiB. An idle store makes none: what it gives back stays so.
+/// Free pages made ready at once, at least; up to [`POPULATE_PAGES_MAX`] it is twice what was taken since the last time.
+/// An idle store makes none: what it gives back stays so.
 const POPULATE_PAGES_MIN: u64 = 256;
-const POPULATE_PAGES_MAX: u64 = 8192;
 /// One drop covers at most this, pages: 64 MiB.
 const DROP_PAGES: u64 = 16 << 10;
 

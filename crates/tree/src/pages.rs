@@ -22,6 +22,8 @@
 
 use std::collections::VecDeque;
 
+use base::limits::HOT_PAGES;
+
 use crate::bits::{Bits, FreeSet};
 use crate::hold::Holds;
 
@@ -52,8 +54,6 @@ pub(crate) struct Holders {
     pub dropping: bool,
 }
 
-/// Hot free pages of each run length kept for reuse before all others; more go to the common set.
-const HOT_PAGES_MAX: usize = 4096;
 /// A window, pages: a huge page of the processor, where a chunk has 32 of them; never less than the second figure.
 const WINDOW_PAGES: u32 = 512;
 const WINDOW_PAGES_MIN: u32 = 16;
@@ -364,7 +364,7 @@ impl Pages {
         if hot
             && self.ceiling.is_none()
             && let Some(list) = self.hot.get_mut(extent.pages as usize - 1)
-            && list.len() * (extent.pages as usize) < HOT_PAGES_MAX
+            && list.len() * (extent.pages as usize) < HOT_PAGES
         {
             list.push(extent.page);
             self.hot_pages += u64::from(extent.pages);

@@ -204,3 +204,7 @@ pub(crate) fn check_layout(node: Node) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "walk_tests.rs"]
+mod tests;

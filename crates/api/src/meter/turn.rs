@@ -5,6 +5,7 @@
 //! Reads no clock: the server says when turns begin and when their work was done.
 
 use base::CallToken;
+use base::limits::SLOW_CALLS;
 
 use super::Meter;
 use super::operation::Operation;
@@ -84,9 +85,6 @@ pub struct Answer {
     /// Of the message.
     pub bytes: usize,
 }
-
-/// Slow calls that are remembered between two looks at them: the log shows these and forgets the rest.
-const SLOW_MAX: usize = 64;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -211,7 +209,7 @@ impl Turn {
             Rpc::Defragment if ok => meter.defrag.observe(took_ns),
             _ => {}
         }
-        if rpc.shape() == Shape::Unary && took_us > self.slow_us && self.slow.len() < SLOW_MAX {
+        if rpc.shape() == Shape::Unary && took_us > self.slow_us && self.slow.len() < SLOW_CALLS {
             self.slow.push(Slow { token, rpc, took_us, request: held.request, answer });
         }
     }

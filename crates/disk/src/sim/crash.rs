@@ -200,3 +200,52 @@ fn tear(blocks: &mut Blocks, at: usize, payload: &[Block], unit: usize, seed: u6
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether `set` keeps exactly what `wanted` keeps, torn at `unit` where that can be (whole where `unit` is `None`).
+    fn is_torn_so(set: &KeepSet, wanted: &KeepSet, shapes: &[Shape], unit: Option<usize>) -> bool {
+        let mut each = set.0.iter().zip(&wanted.0).zip(shapes);
+        each.all(|((keep, wanted), shape)| match (wanted, unit, shape) {
+            (Keep::Lost, ..) => *keep == Keep::Lost,
+            (_, None, _) | (_, _, Shape::Atomic) => *keep == Keep::Whole,
+            // One block that is torn at its own size is there or not.
+            (_, Some(BLOCK), Shape::Blocks(1)) => !matches!(keep, Keep::Torn { .. }),
+            (_, Some(unit), Shape::Blocks(_)) => {
+                matches!(keep, Keep::Torn { unit: torn, .. } if *torn == unit)
+            }
+        })
+    }
+
+    #[test]
+    fn a_sweep_has_every_set_that_it_speaks_of() {
+        let shapes = [Shape::Blocks(3), Shape::Blocks(1), Shape::Atomic, Shape::Blocks(2)];
+        let count = shapes.len();
+        let sets = KeepSet::sweep(&shapes, 0, &mut Random::new(1));
+        let mut wanted = vec![KeepSet::none(count), KeepSet::all(count)];
+        for at in 0..count {
+            wanted.push(KeepSet::only(count, at));
+            wanted.push(KeepSet::all_but(count, at));
+        }
+        for wanted in &wanted {
+            for unit in [None, Some(512), Some(4096)] {
+                let found = sets.iter().any(|set| is_torn_so(set, wanted, &shapes, unit));
+                assert!(found, "{wanted:?} torn at {unit:?} is not tried");
+            }
+        }
+        // And nothing else: each is one of these.
+        for set in &sets {
+            let known = wanted.iter().any(|wanted| {
+                [None, Some(512), Some(4096)].iter().any(|unit| is_torn_so(set, wanted, &shapes, *unit))
+            });
+            assert!(known, "{set:?} was not asked for");
+        }
+        for drawn in [1, 64] {
+            let more = KeepSet::sweep(&[Shape::Blocks(3); 20], drawn, &mut Random::new(2));
+            let none = KeepSet::sweep(&[Shape::Blocks(3); 20], 0, &mut Random::new(2));
+            assert_eq!(more.len(), none.len() + drawn, "each drawn set is another one");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use api::{ConnectionId, Connections, JobResult, Sink};
-use base::limits::{CONNECTIONS_PER_SHARD, LINGER_MS, PREFACE_TIMEOUT_MS};
+use base::limits::{CONNECTIONS_PER_SHARD, LINGER_MS, PREFACE_TIMEOUT_MS, SEND_SLICES};
 use base::ring::{Consumer, Producer};
 use base::{CallToken, Millis};
 use mvcc::event::EventBatch;
@@ -45,8 +45,6 @@ pub enum Mail {
 const ITEMS_PER_TURN: usize = 4096;
 /// Between two looks at every connection's timers.
 const CONNECTION_TICK_MS: Millis = 500;
-/// `sendmsg` takes this many slices (IOV_MAX).
-const SLICES_MAX: usize = 1024;
 
 /// A connection that speaks HTTP/1.1: the descriptor, and what was read from it already.
 pub type HandOver = Arc<dyn Fn(OwnedFd, Vec<u8>) + Send + Sync>;
@@ -164,7 +162,7 @@ impl Socket {
             // SAFETY: the kernel only reads the slice, and only during this call.
             unsafe { libc::send(fd, slice.as_ptr().cast(), slice.len(), FLAGS) }
         } else {
-            let slices = &slices[..slices.len().min(SLICES_MAX)];
+            let slices = &slices[..slices.len().min(SEND_SLICES)];
             // SAFETY: an all-zero msghdr is valid; IoSlice is ABI-compatible with iovec; the kernel only reads the
             // slices, and only during this call.
             unsafe {

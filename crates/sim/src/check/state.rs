@@ -10,7 +10,6 @@
 use std::collections::HashMap;
 
 use mvcc::cell::Cell;
-use mvcc::span::Span;
 use mvcc::trees::{self, CHANGES, HISTORY, Kind, LEASE_KEYS, LEASES, LIVE, SUPERSEDED};
 use mvcc::{Revisions, changes, stamp, versions};
 use tree::{Store, VerifyReport, View};
@@ -112,6 +111,26 @@ fn check_rows(view: View<'_>, pages: VerifyReport) -> Result<Summary, Finding> {
     Ok(summary)
 }
 
+/// Entries and checksum of each tree that compaction leaves alone: the same at the same applied index, whatever came
+/// between, on every member.
+pub fn lasting(view: View<'_>) -> Vec<(u64, u32)> {
+    let lasting = (0..view.trees()).filter(|tree| ![CHANGES, HISTORY, SUPERSEDED].contains(tree));
+    lasting
+        .map(|tree| {
+            let mut cursor = view.cursor(tree);
+            let (mut hash, mut more) = (0, cursor.seek_first());
+            while more {
+                for bytes in [cursor.key(), cursor.value()] {
+                    hash = base::crc32c_append(hash, &(bytes.len() as u64).to_le_bytes());
+                    hash = base::crc32c_append(hash, bytes);
+                }
+                more = cursor.next();
+            }
+            (view.len(tree), hash)
+        })
+        .collect()
+}
+
 /// Every entry of history names a superseded version of its own, or nothing: a tombstone.
 fn check_history(view: View<'_>) -> Result<(), Finding> {
     let mut cursor = view.cursor(HISTORY);
@@ -167,9 +186,6 @@ fn check_live(view: View<'_>, summary: &mut Summary) -> Result<(), Finding> {
     while more {
         walked += 1;
         let kv = Cell::new(cursor.value()).kv();
-        if kv.key != cursor.key() {
-            return Err(rows(format!("{} stands under another key", String::from_utf8_lossy(kv.key))));
-        }
         if kv.lease != 0 {
             summary.leased += 1;
             trees::lease_item_key(&mut name, kv.lease, kv.key);
@@ -181,12 +197,8 @@ fn check_live(view: View<'_>, summary: &mut Summary) -> Result<(), Finding> {
         }
         more = cursor.next();
     }
-    let counted = versions::count_newest(view, Span::all());
-    if (walked, counted, view.len(LIVE)) != (summary.keys, summary.keys, summary.keys) {
-        let keys = summary.keys;
-        return Err(rows(format!(
-            "{keys} keys live by their changes, {walked} by a walk, {counted} by counts"
-        )));
+    if walked != summary.keys {
+        return Err(rows(format!("{} keys live by their changes, {walked} by a walk", summary.keys)));
     }
     if view.len(LEASE_KEYS) != summary.leased {
         let held = view.len(LEASE_KEYS);

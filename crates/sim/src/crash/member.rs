@@ -46,8 +46,8 @@ pub(super) struct Subject {
     known: bool,
     /// What clients see at each index, from 0: nothing applied.
     pictures: Vec<Picture>,
-    /// The hash of each index, as it was first seen.
-    hashes: HashMap<u64, u32>,
+    /// The hash of HashKV at each index, and the sums of what compaction leaves alone, as they were first seen.
+    hashes: HashMap<u64, (u32, Vec<(u64, u32)>)>,
     met: Met,
 }
 
@@ -266,9 +266,10 @@ impl Subject {
             return Err(format!("revision {} was published, {} was found", promise.revision, found.revision));
         }
         let hash = mvcc::hash::hash_kv(snapshot.view(), 0).map_err(|error| error.to_string())?.hash;
-        let before = *self.hashes.entry(last).or_insert(hash);
-        if hash != before {
-            return Err(format!("at entry {last} the hash is {hash:08x}, and was {before:08x} before"));
+        let state = (hash, state::lasting(snapshot.view()));
+        let before = self.hashes.entry(last).or_insert_with(|| state.clone());
+        if state != *before {
+            return Err(format!("at entry {last} the hashes are {state:x?}, and were {before:x?} before"));
         }
         self.met.add("more than was published", u64::from(last > promise.applied));
         self.met.add("a removal under way", u64::from(mvcc::stamp::removal_pending(snapshot.stamp())));

@@ -38,7 +38,7 @@ use disk::SimFiles;
 use disk::sim::{KeepSet, Moment};
 
 /// Sets of survivors that each moment draws at random.
-const DRAWN_SETS: usize = 64;
+pub const DRAWN_SETS: usize = 64;
 /// A recovery that is crashed with so many unsynced writes, at most, keeps each of them alone, too.
 const SINGLES_OF: usize = 4;
 /// Images of each moment whose writes reach the device in another order.

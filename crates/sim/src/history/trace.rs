@@ -329,13 +329,12 @@ impl Display for Note {
 
 impl Display for HashSample {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "m{} hash {:08x} of ", self.member, self.hash)?;
-        match self.of {
-            HashOf::KeyValues { revision, compact_revision } => {
-                write!(f, "keys at {revision} compacted {compact_revision}")
-            }
-            HashOf::State { index } => write!(f, "state at index {index}"),
-        }
+        let HashOf { revision, compact_revision } = self.of;
+        write!(
+            f,
+            "m{} hash {:08x} of keys at {revision} compacted {compact_revision}",
+            self.member, self.hash
+        )
     }
 }
 

@@ -38,6 +38,7 @@ mechanisms! {
     ClockRate: "changes of a clock's rate",
     IoError: "EIO",
     IoErrorEnd: "processes ended by EIO",
+    ReadError: "starts whose reads failed",
     NoSpace: "ENOSPC",
     FullDisk: "full disks",
     SlowDisk: "slow disks",

@@ -13,7 +13,7 @@ use super::nemesis::Nemesis;
 use super::ranges::{self, Versions};
 use super::trace::{self, What};
 use super::{Env, Event, Failure};
-use crate::check;
+use crate::check::{self, state};
 use crate::history::{Note, Outcome};
 
 /// Between two looks, microseconds.
@@ -81,22 +81,10 @@ struct Picture {
 
 impl Picture {
     fn of(snapshot: &tree::Snapshot) -> Picture {
-        use mvcc::trees::{ALARMS, LEASE_KEYS, LEASES, LIVE, MEMBERS};
-        let view = snapshot.view();
-        let trees = [LIVE, LEASES, LEASE_KEYS, MEMBERS, ALARMS].map(|tree| {
-            let mut cursor = view.cursor(tree);
-            let (mut hash, mut more) = (0, cursor.seek_first());
-            while more {
-                hash = base::crc32c_append(hash, cursor.key());
-                hash = base::crc32c_append(hash, cursor.value());
-                more = cursor.next();
-            }
-            (view.len(tree), hash)
-        });
         Picture {
             revision: mvcc::stamp::current(snapshot.stamp()),
             compacted: mvcc::stamp::compacted(snapshot.stamp()),
-            trees: trees.to_vec(),
+            trees: state::lasting(snapshot.view()),
         }
     }
 }

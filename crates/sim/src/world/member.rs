@@ -150,8 +150,13 @@ impl Member {
         env.coverage.add(Mechanism::IoError, io_errors);
         self.files.fail_read_at(u64::MAX);
         let failed_read = spoiled.is_some_and(|read| self.files.reads() > read);
+        env.coverage.add(Mechanism::ReadError, u64::from(failed_read));
         let short_of_room = self.ailment.free_bytes > 0 || no_space > 0;
         match opened {
+            Ok(_) if failed_read => {
+                let text = format!("member {} was opened over a read that failed", self.id);
+                return Err(Failure::new("Start", text));
+            }
             Ok((mut replica, report)) => {
                 if sizes.shared_core {
                     replica.share_thread();

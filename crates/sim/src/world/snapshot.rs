@@ -33,8 +33,7 @@ pub(super) fn look(
                 && published.compaction_hashes().get(hash.revision).is_none();
             if settled {
                 env.coverage.one(Mechanism::HashKv);
-                let of =
-                    HashOf::KeyValues { revision: hash.revision, compact_revision: hash.compact_revision };
+                let of = HashOf { revision: hash.revision, compact_revision: hash.compact_revision };
                 let at_us = env.history_us();
                 env.history.hash(member, at_us, of, hash.hash.into());
             }

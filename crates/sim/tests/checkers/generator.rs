@@ -569,7 +569,7 @@ impl World {
             return;
         }
         let text = format!("{:?}", self.server.state(revision));
-        let of = HashOf::KeyValues { revision, compact_revision: self.server.compacted };
+        let of = HashOf { revision, compact_revision: self.server.compacted };
         self.history.hash(member, self.now_us, of, u64::from(base::crc32c(text.as_bytes())));
     }
 

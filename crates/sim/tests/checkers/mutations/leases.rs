@@ -489,13 +489,14 @@ fn hashes() -> Vec<Mutation> {
             },
         },
         Mutation {
-            name: "a hash differs from one of the same index",
+            name: "the third hash of a revision differs from the first",
             rules: &[HashDiffers],
             of: Options::dumped,
             apply: |run, _| {
-                add(run, HashOf::State { index: 5 }, 1);
-                add(run, HashOf::State { index: 6 }, 2);
-                add(run, HashOf::State { index: 5 }, 2);
+                let of = |revision| HashOf { revision, compact_revision: 4 };
+                for (revision, hash) in [(5, 1), (6, 2), (5, 1), (5, 2)] {
+                    add(run, of(revision), hash);
+                }
                 Some(())
             },
         },
