@@ -16,6 +16,9 @@ use crate::world::coverage::Coverage;
 use crate::world::profile::Focus;
 use crate::world::{self, Outcome};
 
+/// Of a run of so many seeds, at most, each is shown with its hash.
+const LISTED: u64 = 20;
+
 /// Runs seeds of the simulated world.
 #[derive(Debug, Parser)]
 #[command(name = "sim", about = "Runs seeds of the simulated world and judges what its clients saw")]
@@ -169,7 +172,9 @@ pub fn main() -> ExitCode {
                     }
                     let focus = arguments.focus.of(seed);
                     HERE.set(Some((seed, focus)));
-                    let outcome = world::run(seed, world::Options::new(arguments.trace, focus));
+                    let hash = arguments.seeds <= LISTED;
+                    let options = world::Options { hash, ..world::Options::new(arguments.trace, focus) };
+                    let outcome = world::run(seed, options);
                     HERE.set(None);
                     stop.fetch_or(outcome.failure.is_some() && !arguments.keep_going, Ordering::Relaxed);
                     let mut run = run.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,7 +208,7 @@ impl Run {
         if outcome.failure.is_some() {
             clear_progress();
             report(outcome, focus);
-        } else if arguments.seeds <= 20 {
+        } else if arguments.seeds <= LISTED {
             println!(
                 "seed {}: hash {:016x}, {} operations in {} simulated seconds",
                 outcome.seed,

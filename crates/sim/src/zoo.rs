@@ -118,7 +118,7 @@ impl Finder {
         PANICKED.set(None);
         match self {
             Finder::World(focus) => {
-                let outcome = world::run(seed, world::Options { print: false, focus, bug });
+                let outcome = world::run(seed, world::Options { print: false, hash: false, focus, bug });
                 let failure = outcome.failure?;
                 let place = PANICKED.take().filter(|_| failure.rule == "Panic");
                 Some(Find { step: outcome.steps, rule: failure.rule, text: failure.text, place })

@@ -101,3 +101,30 @@ fn a_view_is_right_while_the_books_are_not() {
     assert!(verify(&store).is_err());
     verify_view(store.view()).expect("its pages are what they were");
 }
+
+#[test]
+fn a_report_says_how_full_pages_are_and_how_many_checksums_it_compared() {
+    let options = Options { chunk_bytes: 1 << 20, max_chunks: 64, reserve_bytes: 64 << 10 };
+    let mut store = Store::open(&SimFiles::new(), "data", SPECS, options).expect("a new file opens");
+    for key in 0..10u32 {
+        store.insert(0, &key.to_be_bytes(), &[1; 100]);
+    }
+    store.publish();
+    let fill = |entries: u64| entries * (6 + 4 + 4 + 100) * 100 / 4096;
+    let report = verify(&store).expect("nothing is wrong");
+    // No checkpoint has stamped the leaf.
+    assert_eq!((report.pages, report.stamps, report.fill_percent), (1, 0, fill(10)));
+    let job = store.cut().expect("no other runs");
+    store.checkpoint_done(job.run().expect("the disk is well")).expect("the file keeps its length");
+    let report = verify(&store).expect("nothing is wrong");
+    assert_eq!((report.pages, report.stamps, report.fill_percent), (1, 1, fill(10)));
+    // In order: full leaves, a branch that is nearly empty, and a leaf of what is left.
+    for key in 10..100u32 {
+        store.insert(0, &key.to_be_bytes(), &[1; 100]);
+    }
+    store.publish();
+    let report = verify(&store).expect("nothing is wrong");
+    let leaves = report.pages - 1;
+    let most = (fill(100) + leaves) / report.pages;
+    assert!(leaves == 3 && (most - 2..=most + 2).contains(&report.fill_percent), "{report:?}");
+}

@@ -18,7 +18,7 @@ const LONG: usize = 1;
 /// One tree of a branch and a dozen leaves, one of a leaf with a long key and two values of one length, each in a run of
 /// its own.
 fn store() -> Store {
-    let options = Options { chunk_bytes: 1 << 20, max_chunks: 64, reserve_bytes: 64 << 10 };
+    let options = Options { chunk_bytes: 1 << 20, max_chunks: 64, reserve_bytes: 2 << 20 };
     let mut store = Store::open(&SimFiles::new(), "data", SPECS, options).expect("a new file opens");
     for key in 0..400u32 {
         store.insert(NUMBERS, &key.to_be_bytes(), &[7; 100]);
@@ -29,6 +29,7 @@ fn store() -> Store {
     store.publish();
     let report = verify_view(store.view()).expect("nothing is wrong yet");
     assert_eq!((report.levels, report.run_pages), (2, 1 + 2 + 2));
+    assert!(store.writer.space().mapping().pages() > 257, "there is a second chunk");
     assert!(report.pages > 12 && branch(&store).count() > 8, "{report:?}");
     store
 }
@@ -208,6 +209,11 @@ const RUNS: &[Tampering] = &[
     }),
     ("a run of 2 pages does not lie in the file and one chunk", |store| {
         edit_cell(store, 1, |body, at| body[value_run(at)..][..4].fill(0xff));
+    }),
+    // Behind the last.
+    ("a run of 2 pages does not lie in the file and one chunk", |store| {
+        let end = store.writer.space().mapping().pages();
+        edit_cell(store, 1, |body, at| body[value_run(at)..][..4].copy_from_slice(&end.to_le_bytes()));
     }),
     // 256 pages of a chunk: the last of the first, the first of the second.
     ("a run of 2 pages does not lie in the file and one chunk", |store| {

@@ -41,9 +41,6 @@ impl SegmentId {
             Some(digits) => (digits, false),
             None => (name.strip_suffix(".tmp")?, true),
         };
-        if digits.len() < 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
         let number: u64 = digits.parse().ok()?;
         let known = (1..=NUMBER_MAX).contains(&number) && format!("{number:08}") == digits;
         known.then_some((SegmentId(number), temporary))
@@ -187,6 +184,47 @@ mod tests {
         ] {
             assert_eq!(SegmentId::parse(foreign), None, "{foreign}");
         }
+    }
+
+    /// Blocks that were only allocated would be made by the first write to each of them, within the log's time.
+    #[test]
+    fn every_block_of_a_new_segment_is_written_before_it_has_its_name() {
+        let files = SimFiles::new();
+        files.create_dir("log").unwrap();
+        files.sync_dir("").unwrap();
+        files.record();
+        let blocks = 5 * (ZERO_BYTES / BLOCK) / 2 + 1;
+        let work = Work::Create { bytes: (blocks * BLOCK) as u64 };
+        SegmentJob { dir: "log".to_owned(), number: SegmentId(7), work }.run(&files).unwrap();
+        let (mut next, mut most) = (0, 0);
+        for moment in files.take_moments() {
+            let lines = moment.describe();
+            let writes: Vec<(usize, usize)> = lines
+                .iter()
+                .filter_map(|line| {
+                    let (blocks, name) = line.strip_prefix("write blocks ")?.split_once(" of ")?;
+                    assert_eq!(name, SegmentId(7).temporary("log"));
+                    let (from, to) = blocks.split_once("..")?;
+                    Some((from.parse().unwrap(), to.parse().unwrap()))
+                })
+                .collect();
+            most = most.max(writes.len());
+            let known = next;
+            for (from, to) in writes.into_iter().skip_while(|(from, _)| *from < known) {
+                assert_eq!(from, next, "one behind the other: {lines:?}");
+                assert!((to - from) * BLOCK <= ZERO_BYTES, "{lines:?}");
+                next = to;
+            }
+        }
+        assert_eq!((next, most), (blocks, 3), "all are written, then synced");
+        assert_eq!(files.unsynced(), 0);
+        assert_eq!(files.bytes("log/00000007.seg").unwrap().len(), blocks * BLOCK);
+    }
+
+    #[test]
+    fn a_temporary_file_is_known_as_such() {
+        let name = SegmentId(7).temporary("log");
+        assert_eq!(name.strip_prefix("log/").and_then(SegmentId::parse), Some((SegmentId(7), true)));
     }
 
     #[test]

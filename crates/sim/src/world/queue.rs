@@ -1,70 +1,51 @@
 //! What is to happen when: items by virtual time. Ties are broken by a number that the caller draws from the seed, so
 //! that everything that may happen at one moment happens in every order, over the seeds.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use base::Random;
 
-struct Entry<T> {
-    at_us: u64,
-    tie: u64,
-    number: u64,
-    item: T,
-}
-
-impl<T> Entry<T> {
-    fn place(&self) -> (u64, u64, u64) {
-        (self.at_us, self.tie, self.number)
-    }
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.place() == other.place()
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    /// The earliest is the greatest: a heap gives the greatest first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.place().cmp(&self.place())
-    }
-}
+/// When an item's turn is: time, tie, number of arrival; and its slot.
+type Turn = (u64, u64, u64, usize);
 
 /// Items in the order of their times.
 pub(super) struct Queue<T> {
-    heap: BinaryHeap<Entry<T>>,
+    /// The earliest is the greatest: a heap gives the greatest first.
+    heap: BinaryHeap<Reverse<Turn>>,
+    /// Apart from the heap, which moves what it orders.
+    items: Vec<Option<T>>,
+    free: Vec<usize>,
     next: u64,
 }
 
 impl<T> Queue<T> {
     pub fn new() -> Queue<T> {
-        Queue { heap: BinaryHeap::new(), next: 0 }
+        Queue { heap: BinaryHeap::new(), items: Vec::new(), free: Vec::new(), next: 0 }
     }
 
     /// `tie` decides among items of the same microsecond; equal ones keep their order.
     pub fn push(&mut self, at_us: u64, tie: u64, item: T) {
         self.next += 1;
-        self.heap.push(Entry { at_us, tie, number: self.next, item });
+        let slot = self.free.pop().unwrap_or(self.items.len());
+        if slot == self.items.len() {
+            self.items.push(Some(item));
+        } else {
+            self.items[slot] = Some(item);
+        }
+        self.heap.push(Reverse((at_us, tie, self.next, slot)));
     }
 
     pub fn next_us(&self) -> Option<u64> {
-        self.heap.peek().map(|entry| entry.at_us)
+        self.heap.peek().map(|Reverse((at_us, ..))| *at_us)
     }
 
     /// The first item, if its time is not after `until_us`.
     pub fn pop_until(&mut self, until_us: u64) -> Option<(u64, T)> {
         self.next_us().filter(|&at_us| at_us <= until_us)?;
-        self.heap.pop().map(|entry| (entry.at_us, entry.item))
+        let Reverse((at_us, _, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        Some((at_us, self.items[slot].take().expect("an item that waits is there")))
     }
 }
 

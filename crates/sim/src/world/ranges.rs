@@ -11,7 +11,7 @@ use proto::etcdserverpb as pb;
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::mvccpb::KeyValue;
 
-use crate::history::{History, Kind};
+use crate::history::{History, Kind, Kv};
 
 /// A range, and what the checkers of histories were not told of its answer.
 pub(super) struct OddAnswer {
@@ -22,34 +22,26 @@ pub(super) struct OddAnswer {
     pub more: bool,
 }
 
-/// Every version of every key.
-pub(super) struct Versions {
-    by_key: BTreeMap<Vec<u8>, Vec<(i64, Option<KeyValue>)>>,
+/// Every version of every key: what a put left, or that nothing is left, from a revision on.
+pub(super) struct Versions<'h> {
+    by_key: BTreeMap<&'h [u8], Vec<(i64, Option<&'h Kv>)>>,
 }
 
-impl Versions {
-    pub fn of(history: &History) -> Versions {
-        let mut by_key: BTreeMap<Vec<u8>, Vec<(i64, Option<KeyValue>)>> = BTreeMap::new();
+impl<'h> Versions<'h> {
+    pub fn of(history: &'h History) -> Versions<'h> {
+        let mut by_key: BTreeMap<&[u8], Vec<_>> = BTreeMap::new();
         let mut next = 0;
         for dump in &history.dumps {
             for event in dump.events.iter().filter(|event| event.kv.modified >= next) {
-                let kv = &event.kv;
-                let version = (event.kind == Kind::Put).then(|| KeyValue {
-                    key: kv.key.to_vec(),
-                    create_revision: kv.create,
-                    mod_revision: kv.modified,
-                    version: kv.version,
-                    value: kv.value.to_vec(),
-                    lease: kv.lease,
-                });
-                by_key.entry(kv.key.to_vec()).or_default().push((kv.modified, version));
+                let version = (event.kind == Kind::Put).then_some(&event.kv);
+                by_key.entry(&event.kv.key).or_default().push((event.kv.modified, version));
             }
             next = next.max(dump.last + 1);
         }
         Versions { by_key }
     }
 
-    fn at(&self, revision: i64, key: &[u8], range_end: &[u8]) -> Vec<&KeyValue> {
+    fn at(&self, revision: i64, key: &[u8], range_end: &[u8]) -> Vec<&'h Kv> {
         let within = |candidate: &[u8]| match range_end {
             [] => candidate == key,
             [0] => candidate >= key,
@@ -58,7 +50,7 @@ impl Versions {
         let spanned = self.by_key.iter().filter(|(candidate, _)| within(candidate));
         let seen = spanned.filter_map(|(_, versions)| {
             let end = versions.partition_point(|(modified, _)| *modified <= revision);
-            versions[..end].last()?.1.as_ref()
+            versions[..end].last()?.1
         });
         seen.collect()
     }
@@ -71,18 +63,29 @@ enum Rank {
     Number(i64),
 }
 
-fn rank(kv: &KeyValue, target: SortTarget) -> Rank {
+fn rank(kv: &Kv, target: SortTarget) -> Rank {
     match target {
-        SortTarget::Key => Rank::Bytes(kv.key.clone()),
-        SortTarget::Value => Rank::Bytes(kv.value.clone()),
+        SortTarget::Key => Rank::Bytes(kv.key.to_vec()),
+        SortTarget::Value => Rank::Bytes(kv.value.to_vec()),
         SortTarget::Version => Rank::Number(kv.version),
-        SortTarget::Create => Rank::Number(kv.create_revision),
-        SortTarget::Mod => Rank::Number(kv.mod_revision),
+        SortTarget::Create => Rank::Number(kv.create),
+        SortTarget::Mod => Rank::Number(kv.modified),
+    }
+}
+
+fn pair(kv: &Kv) -> KeyValue {
+    KeyValue {
+        key: kv.key.to_vec(),
+        create_revision: kv.create,
+        mod_revision: kv.modified,
+        version: kv.version,
+        value: kv.value.to_vec(),
+        lease: kv.lease,
     }
 }
 
 /// What is wrong with an answer.
-pub(super) fn check(answer: &OddAnswer, versions: &Versions) -> Result<(), String> {
+pub(super) fn check(answer: &OddAnswer, versions: &Versions<'_>) -> Result<(), String> {
     let request = &answer.request;
     let revision = if request.revision > 0 { request.revision } else { answer.revision };
     let (order, target) = (request.sort_order(), request.sort_target());
@@ -105,10 +108,10 @@ pub(super) fn check(answer: &OddAnswer, versions: &Versions) -> Result<(), Strin
     seen.retain(|kv| {
         let above = |bound: i64, value: i64| bound == 0 || value >= bound;
         let below = |bound: i64, value: i64| bound == 0 || value <= bound;
-        above(bounds[0], kv.mod_revision)
-            && below(bounds[1], kv.mod_revision)
-            && above(bounds[2], kv.create_revision)
-            && below(bounds[3], kv.create_revision)
+        above(bounds[0], kv.modified)
+            && below(bounds[1], kv.modified)
+            && above(bounds[2], kv.create)
+            && below(bounds[3], kv.create)
     });
     let mut ranks: Vec<Rank> = seen.iter().map(|kv| rank(kv, target)).collect();
     if target != SortTarget::Key || order == SortOrder::Descend {
@@ -132,10 +135,10 @@ pub(super) fn check(answer: &OddAnswer, versions: &Versions) -> Result<(), Strin
     }
     let mut before: Vec<&[u8]> = Vec::new();
     for (kv, rank_wanted) in answer.kvs.iter().zip(&ranks) {
-        let Some(stored) = seen.iter().find(|stored| stored.key == kv.key) else {
+        let Some(stored) = seen.iter().find(|stored| stored.key[..] == kv.key[..]) else {
             return told("a key that is not to be seen");
         };
-        let mut wanted = (*stored).clone();
+        let mut wanted = pair(stored);
         if request.keys_only {
             wanted.value.clear();
             if target != SortTarget::Value {
@@ -159,9 +162,9 @@ pub(super) fn check(answer: &OddAnswer, versions: &Versions) -> Result<(), Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Bytes, Event, Kv};
+    use crate::history::{Bytes, Event};
 
-    fn versions() -> Versions {
+    fn history() -> History {
         let mut history = History::new();
         let put = |key: &str, value: &str, create: i64, modified: i64, version: i64| Event {
             kind: Kind::Put,
@@ -183,17 +186,18 @@ mod tests {
         ];
         history.dump(0, 2, 5, events.clone());
         history.dump(0, 4, 5, events[2..].to_vec());
-        Versions::of(&history)
+        history
     }
 
-    fn pairs(versions: &Versions, keys: &[&str]) -> Vec<KeyValue> {
+    fn pairs(versions: &Versions<'_>, keys: &[&str]) -> Vec<KeyValue> {
         let all = versions.at(5, &[0], &[0]);
-        keys.iter().map(|key| (*all.iter().find(|kv| kv.key == key.as_bytes()).unwrap()).clone()).collect()
+        keys.iter().map(|key| pair(all.iter().find(|kv| kv.key[..] == *key.as_bytes()).unwrap())).collect()
     }
 
     #[test]
     fn right_answers_pass_and_wrong_ones_do_not() {
-        let versions = versions();
+        let history = history();
+        let versions = Versions::of(&history);
         let request = |order: SortOrder, target: SortTarget, limit: i64| pb::RangeRequest {
             key: vec![0],
             range_end: vec![0],
