@@ -335,7 +335,10 @@ fn run_comparison(args: &CompareArgs) -> Result<ExitCode, String> {
         std::fs::write(path, svg::chart(&report)).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let missed = report.verdicts.iter().any(|verdict| verdict.outcome == Outcome::Missed);
-    let failed = report.rows.iter().any(|row| row.ours.failure.is_some() || row.etcd.failure.is_some());
+    let wrong = |side: &report::Side| {
+        side.failure.is_some() || side.median.as_ref().is_some_and(|median| median.errors > 0)
+    };
+    let failed = report.rows.iter().any(|row| wrong(&row.ours) || wrong(&row.etcd));
     Ok(match (failed, missed) {
         (true, _) => ExitCode::FAILURE,
         (false, true) => ExitCode::from(2),

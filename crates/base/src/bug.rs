@@ -1,4 +1,4 @@
-//! The bug zoo: mistakes that can be made again, each at one place of the real code, to prove that the simulated world
+//! The bug zoo: mistakes that can be made again, each at one place of the real code or two, to prove that the simulated world
 //! finds them.
 //!
 //! Real code asks `base::bug!(Name)` where the mistake would be. Without the feature `zoo` that is the constant

@@ -24,7 +24,7 @@ pub fn txn(bytes: &[u8]) -> Result<Option<TxnRequest>, DecodeError> {
 }
 
 /// What [`txn`] does where prost gives up.
-pub(crate) fn by_hand(bytes: &[u8]) -> Result<Option<TxnRequest>, DecodeError> {
+fn by_hand(bytes: &[u8]) -> Result<Option<TxnRequest>, DecodeError> {
     let mut txn = TxnRequest::default();
     Ok(merge_txn(&mut txn, bytes, 1)?.then_some(txn))
 }
@@ -36,20 +36,23 @@ pub fn internal_raft_request(bytes: &[u8]) -> Result<InternalRaftRequest, Decode
         Err(error) => error,
     };
     let mut others = Vec::new();
-    let mut nested = Vec::new();
+    let mut txn = None;
     let mut rest = bytes;
     while !rest.is_empty() {
         let before = rest;
         let (tag, wire_type) = decode_key(&mut rest)?;
         if tag == RAFT_TXN {
-            nested.extend_from_slice(delimited(&mut rest, wire_type)?);
+            let part = delimited(&mut rest, wire_type)?;
+            if !merge_txn(txn.get_or_insert_default(), part, 1)? {
+                return Err(error);
+            }
         } else {
             skip_field(wire_type, tag, &mut rest, DecodeContext::default())?;
             others.extend_from_slice(&before[..before.len() - rest.len()]);
         }
     }
     let mut request = InternalRaftRequest::decode(&others[..])?;
-    request.txn = Some(by_hand(&nested).ok().flatten().ok_or(error)?);
+    request.txn = txn;
     Ok(request)
 }
 
@@ -113,7 +116,7 @@ fn merge_op(op: &mut RequestOp, mut rest: &[u8], level: usize) -> Result<bool, D
                 _ => Request::RequestTxn(Default::default()),
             });
         }
-        match op.request.as_mut().expect("it was just made") {
+        match op.request.as_mut().expect("it is of this kind") {
             Request::RequestRange(range) => range.merge(bytes)?,
             Request::RequestPut(put) => put.merge(bytes)?,
             Request::RequestDeleteRange(delete) => delete.merge(bytes)?,
@@ -163,7 +166,7 @@ mod tests {
         assert!(internal_raft_request(&entry.encode_to_vec()).is_err());
     }
 
-    /// Two halves of an operation are one, as prost, and Go's protobuf, merge them: at every depth.
+    /// Two halves of an operation are one, as prost merges them, and Go's protobuf does since etcd 3.7: at every depth.
     #[test]
     fn parts_of_one_request_are_merged() {
         let field = |tag: u8, bytes: &[u8]| [&[tag << 3 | 2, bytes.len() as u8][..], bytes].concat();
@@ -184,8 +187,39 @@ mod tests {
         for op in ops {
             let bytes = [field(2, &op), field(3, &op), field(9, b"unknown")].concat();
             let prosts = TxnRequest::decode(&bytes[..]).expect("a message");
-            assert_eq!(by_hand(&bytes), Ok(Some(prosts)));
+            assert_eq!(by_hand(&bytes), Ok(Some(prosts.clone())));
+            // The same sixty levels further down.
+            let wrap = |mut txn: Vec<u8>| {
+                for _ in 0..60 {
+                    txn = long_field(2, &long_field(4, &txn));
+                }
+                txn
+            };
+            let wrapped = txn(&wrap(bytes)).expect("a message").expect("not too deep");
+            assert_eq!(txn(&wrap(prosts.encode_to_vec())), Ok(Some(wrapped)));
         }
+    }
+
+    fn long_field(tag: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut field = vec![tag << 3 | 2];
+        prost::encoding::encode_varint(bytes.len() as u64, &mut field);
+        [field, bytes.to_vec()].concat()
+    }
+
+    /// Each part is a message by itself: what is cut is not made whole by what follows.
+    #[test]
+    fn parts_of_an_entrys_transaction_are_merged_one_by_one() {
+        let (one, two) = (nested(60), nested(70));
+        let entry = |parts: [&[u8]; 2]| parts.map(|part| long_field(RAFT_TXN as u8, part)).concat();
+        let (first, second) = (one.encode_to_vec(), two.encode_to_vec());
+        let merged = internal_raft_request(&entry([&first, &second])).expect("two parts").txn.expect("one");
+        let all = |of: fn(&TxnRequest) -> &Vec<RequestOp>| [of(&one).clone(), of(&two).clone()].concat();
+        assert_eq!(merged.success, all(|txn| &txn.success));
+        assert_eq!(merged.failure, all(|txn| &txn.failure));
+        let (cut, rest) = second.split_at(2);
+        assert!(internal_raft_request(&entry([cut, rest])).is_err());
+        let without = InternalRaftRequest { id: 3, ..Default::default() };
+        assert_eq!(internal_raft_request(&without.encode_to_vec()), Ok(without));
     }
 
     #[test]

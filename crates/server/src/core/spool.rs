@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,8 +38,9 @@ impl Directory {
         let failed = |error: std::io::Error| Error::new(Code::Unknown, format!("snapshot spool: {error}"));
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(format!("spool-{number}.tmp"));
-        let file =
-            File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(failed)?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&path).map_err(failed)?;
         std::fs::remove_file(&path).map_err(failed)?;
         let writer = BufWriter::with_capacity(1 << 20, file.try_clone().map_err(failed)?);
         let writer = bbolt::Writer::new(writer).map_err(|e| Error::new(Code::Unknown, e.to_string()))?;

@@ -111,8 +111,8 @@ fn check_rows(view: View<'_>, pages: VerifyReport) -> Result<Summary, Finding> {
     Ok(summary)
 }
 
-/// Entries and checksum of each tree that compaction leaves alone: the same at the same applied index, whatever came
-/// between, on every member.
+/// Entries and checksum of each tree that compaction leaves alone: of one member (its id is among them) the same at the
+/// same applied index, whatever came between.
 pub fn lasting(view: View<'_>) -> Vec<(u64, u32)> {
     let lasting = (0..view.trees()).filter(|tree| ![CHANGES, HISTORY, SUPERSEDED].contains(tree));
     lasting

@@ -366,12 +366,11 @@ fn a_data_file_that_is_tampered_with_is_found() {
     }
     let len = member.files.bytes("data").expect("it is there").len() as u64;
     let whole = check::state::store(&open(&member.files.image()).expect("it opens")).expect("it is sound");
-    let mut random = Random::new(5);
     let (mut found, mut at_start) = (0, 0);
     for page in 2..len / PAGE {
         let image = member.files.image();
-        let at = page * PAGE + random.below(PAGE);
-        image.edit("data", at, &mut |bytes| bytes[0] ^= 0x10);
+        // Of the last page of a run the first byte is the only one that certainly counts.
+        image.edit("data", page * PAGE, &mut |bytes| bytes[0] ^= 0x10);
         // Damage that is seen at the start is the start's matter.
         let store = match open(&image) {
             Ok(store) if store.report().unreadable.is_none() => store,
