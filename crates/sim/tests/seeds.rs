@@ -105,6 +105,26 @@ fn snapshots_that_nobody_read_took_all_room() {
     find_nothing_any_more(&[300], Focus::None);
 }
 
+/// The product's; directly: `a_full_disk_leaves_nothing_behind` of `wal/src/segment.rs`.
+#[test]
+fn a_file_that_could_not_be_removed_went_unsaid() {
+    find_nothing_any_more(&[2092], Focus::Checkpoint);
+}
+
+/// The world's own: a client asked for the compaction that the member made by itself, and came second.
+#[test]
+fn a_compaction_by_itself_was_taken_for_a_clients() {
+    find_nothing_any_more(&[21243], Focus::History);
+    find_nothing_any_more(&[36982], Focus::Watch);
+}
+
+/// The world's own: starts that were cut short had taken the segment; a member that ends refuses what comes, and stores none.
+#[test]
+fn a_start_without_a_segment_had_a_reason() {
+    find_nothing_any_more(&[6826, 23575], Focus::Checkpoint);
+    find_nothing_any_more(&[26010], Focus::Crash);
+}
+
 /// The world's own: its finale compared what may differ.
 #[test]
 fn a_compaction_by_itself_was_taken_for_a_loss() {

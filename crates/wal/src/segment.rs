@@ -115,8 +115,8 @@ pub(crate) fn create(
     let file = files.open(&temporary, OpenMode::CreateNew)?;
     if let Err(error) = fill(&*file, bytes, header) {
         if disk::is_no_space(&error) {
-            // Gives the room back; what a failure leaves is removed at the next start.
-            let _ = files.remove(&temporary);
+            // Gives the room back. That this fails is no matter of room (law 8).
+            files.remove(&temporary)?;
         }
         return Err(error);
     }
@@ -163,6 +163,7 @@ pub(crate) fn reuse(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use disk::sim::Fault;
     use disk::{BLOCK, SimFiles};
 
     #[test]
@@ -236,6 +237,23 @@ mod tests {
             |bytes| SegmentJob { dir: "log".to_owned(), number: SegmentId(1), work: Work::Create { bytes } };
         assert!(disk::is_no_space(&job(8 * BLOCK as u64).run(&files).err().unwrap()));
         assert!(files.list("log").unwrap().is_empty());
+        // That it cannot be removed is another matter (law 8): whatever operation fails, that is said.
+        let mut met = 0;
+        for number in 0.. {
+            let files = SimFiles::new();
+            files.create_dir("log").unwrap();
+            files.set_capacity(4 * BLOCK as u64);
+            let failing = files.operations() + number;
+            files.fail_at(failing, Fault::Io);
+            let error = job(8 * BLOCK as u64).run(&files).err().unwrap();
+            if files.operations() <= failing {
+                assert!(disk::is_no_space(&error));
+                break;
+            }
+            assert!(!disk::is_no_space(&error), "operation {number}: {error}");
+            met += 1;
+        }
+        assert!(met > 2, "the file is made, grows in part, and is removed: {met}");
         let ready = job(4 * BLOCK as u64).run(&files).unwrap();
         assert_eq!(ready.made.unwrap().0, SegmentId(1));
         assert_eq!(files.list("log").unwrap(), ["00000001.seg"]);

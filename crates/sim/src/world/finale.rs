@@ -21,7 +21,7 @@ const LOOK_US: u64 = 250_000;
 /// Every stage but that of the leases has so long, microseconds.
 const PATIENCE_US: u64 = 90_000_000;
 /// While much flows that was asked for, so much longer in all, microseconds: networks are slow, and values are long.
-const FLOW_US: u64 = 4 * PATIENCE_US;
+const FLOW_US: u64 = 20 * PATIENCE_US;
 /// Leases of more than this are revoked and not waited for, seconds; and so long all others have, microseconds.
 const WAITED_FOR_S: i64 = 30;
 const LEASES_US: u64 = 120_000_000;

@@ -43,7 +43,8 @@ pub(super) struct Member {
     life: u32,
     /// Some start has come up: the directory is a member's.
     founded: bool,
-    /// The life before this ended without a segment that the next start could take.
+    /// The life before this ended without a segment that the next start could take, or a start was cut short that had
+    /// taken one.
     segments_gone: bool,
     pub ailment: Ailment,
     /// The member's own starts draw from this.
@@ -184,8 +185,10 @@ impl Member {
                 files.end();
                 if self.files.halted() {
                     env.coverage.one(Mechanism::PowerLossInStart);
+                    self.segments_gone = true;
                     self.lose_power(env);
                 } else if io_errors > 0 {
+                    self.segments_gone = true;
                     self.lose_power(env);
                 } else if failed_read || (short_of_room && (!self.founded || excused)) {
                     env.coverage.add(Mechanism::SegmentWanted, u64::from(excused));

@@ -347,7 +347,9 @@ impl Process {
                 }
                 let Some(event) = inbox.pop() else { break };
                 let log = self.replica.log();
-                self.spent_last |= log.segments_ready() == 0 && log.segments() > 1;
+                // What ends refuses whatever comes.
+                let takes = !self.stopping;
+                self.spent_last |= takes && log.segments_ready() == 0 && log.segments() > 1;
                 self.replica.handle(event, &mut actions);
             }
         }
@@ -448,13 +450,19 @@ impl Process {
         trace::note(What::Note { member: self.member, note: text, number });
     }
 
-    /// A compaction that the member may have asked for itself: somebody nobody knows asked for it, some time before.
+    /// A compaction that the member may have asked for itself: somebody nobody knows asked for it, some time before. Also
+    /// where a client has asked for the same: it may come second, and be refused.
     fn record_compaction(&mut self, env: &mut Env, revision: i64) {
         const NOBODY: u32 = u32::MAX;
         let request = history::Request::Compact { revision };
-        let asked = env.history.operations.iter().rev().any(|operation| operation.request == request);
-        if !asked {
-            env.coverage.one(Mechanism::AutoCompaction);
+        let asked = |by: fn(u32) -> bool| {
+            let mut operations = env.history.operations.iter().rev();
+            operations.any(|operation| by(operation.client) && operation.request == request)
+        };
+        // A start replays it.
+        let noted = asked(|client| client == NOBODY);
+        env.coverage.add(Mechanism::AutoCompaction, u64::from(!asked(|_| true)));
+        if !noted {
             let at_us = env.history_us();
             let op = env.history.call(NOBODY, self.member, at_us, request);
             env.history.lost(op, at_us);
