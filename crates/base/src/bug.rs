@@ -1,5 +1,5 @@
-//! The bug zoo: mistakes that can be made again, each at one place of the real code or two, to prove that the simulated world
-//! finds them.
+//! The bug zoo: mistakes that can be made again, each at one place of the real code or two, to prove that the simulated
+//! world finds them.
 //!
 //! Real code asks `base::bug!(Name)` where the mistake would be. Without the feature `zoo` that is the constant
 //! `false`, and the compiler removes it with whatever hangs on it: a production build contains none of this. With the

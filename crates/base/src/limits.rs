@@ -32,8 +32,8 @@ pub const DATA_RESERVE_BYTES: u64 = 64 << 20;
 pub const MAPPING_SPLITS: usize = 16 << 10;
 /// Free pages made private memory ahead of their use, at once: 32 MiB, what the heaviest writing takes in between.
 pub const POPULATE_PAGES_MAX: u64 = 8192;
-/// Free pages of each run length that were in use a moment ago and are kept apart to be used first: 16 MiB of each, which is
-/// more than the processor's caches hold; what comes beyond them is no hotter than other free pages.
+/// Free pages of each run length that were in use a moment ago and are kept apart to be used first: 16 MiB of each, so that
+/// one length cannot keep a large part of the file from all others; what comes beyond them is free for any.
 pub const HOT_PAGES: usize = 4096;
 /// Passes of one defragmentation: one that writes went on beside may leave something above its line.
 pub const DEFRAGMENT_PASSES: u32 = 4;

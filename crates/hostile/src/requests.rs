@@ -65,10 +65,9 @@ fn transaction(bytes: &[u8]) -> Option<pb::TxnRequest> {
 }
 
 /// A field of bytes.
-fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag << 3 | 2];
-    prost::encoding::encode_varint(bytes.len() as u64, &mut out);
-    out.extend_from_slice(bytes);
+fn field(tag: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    prost::encoding::bytes::encode(tag, &bytes.to_vec(), &mut out);
     out
 }
 

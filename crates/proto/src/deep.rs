@@ -166,10 +166,15 @@ mod tests {
         assert!(internal_raft_request(&entry.encode_to_vec()).is_err());
     }
 
+    fn field(tag: u32, bytes: &[u8]) -> Vec<u8> {
+        let mut field = Vec::new();
+        prost::encoding::bytes::encode(tag, &bytes.to_vec(), &mut field);
+        field
+    }
+
     /// Two halves of an operation are one, as prost merges them, and Go's protobuf does since etcd 3.7: at every depth.
     #[test]
     fn parts_of_one_request_are_merged() {
-        let field = |tag: u8, bytes: &[u8]| [&[tag << 3 | 2, bytes.len() as u8][..], bytes].concat();
         let put = |put: PutRequest| field(2, &put.encode_to_vec());
         let key = put(PutRequest { key: b"k".to_vec(), ..Default::default() });
         let value = put(PutRequest { value: b"v".to_vec(), lease: 3, ..Default::default() });
@@ -191,7 +196,7 @@ mod tests {
             // The same sixty levels further down.
             let wrap = |mut txn: Vec<u8>| {
                 for _ in 0..60 {
-                    txn = long_field(2, &long_field(4, &txn));
+                    txn = field(2, &field(4, &txn));
                 }
                 txn
             };
@@ -200,17 +205,11 @@ mod tests {
         }
     }
 
-    fn long_field(tag: u8, bytes: &[u8]) -> Vec<u8> {
-        let mut field = vec![tag << 3 | 2];
-        prost::encoding::encode_varint(bytes.len() as u64, &mut field);
-        [field, bytes.to_vec()].concat()
-    }
-
     /// Each part is a message by itself: what is cut is not made whole by what follows.
     #[test]
     fn parts_of_an_entrys_transaction_are_merged_one_by_one() {
         let (one, two) = (nested(60), nested(70));
-        let entry = |parts: [&[u8]; 2]| parts.map(|part| long_field(RAFT_TXN as u8, part)).concat();
+        let entry = |parts: [&[u8]; 2]| parts.map(|part| field(RAFT_TXN, part)).concat();
         let (first, second) = (one.encode_to_vec(), two.encode_to_vec());
         let merged = internal_raft_request(&entry([&first, &second])).expect("two parts").txn.expect("one");
         let all = |of: fn(&TxnRequest) -> &Vec<RequestOp>| [of(&one).clone(), of(&two).clone()].concat();
