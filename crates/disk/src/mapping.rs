@@ -2,7 +2,7 @@
 //!
 //! Invariants: a chunk's address is in the table before [`Mapping::pages`] covers its pages, and stays there until
 //! [`Mapping::shrink`] has taken them out again. The file is always at least as long as the mapped chunks, so no
-//! access within `pages()` can meet the end of the file.
+//! access within `pages()` can meet the end of the file: nobody shrinks it while somebody may be growing it.
 //! Must not know which page is in use: that a page is not touched during `discard` or after `shrink` is the
 //! caller's part.
 
@@ -19,7 +19,7 @@ pub struct Mapping {
     shift: u32,
     pages: AtomicU32,
     bases: Box<[AtomicPtr<u8>]>,
-    /// Owns the memory; also makes growth and shrinking exclusive.
+    /// Owns the memory. Whoever holds it adds chunks, or takes some away.
     chunks: Mutex<Vec<Arc<dyn Chunk>>>,
 }
 
@@ -61,22 +61,24 @@ impl Mapping {
         &self.file
     }
 
-    /// Makes at least `pages` pages usable, in whole chunks, with room reserved on the device. The new size is
-    /// durable after the next `sync` of the file. No room, on the device or in the table: an error for which
-    /// [`crate::is_no_space`] holds, and nothing has changed for readers.
+    /// Makes at least `pages` pages usable, in whole chunks, with room reserved on the device, durably: what is promised
+    /// to be stored there must find it after a power loss too, when others have filled the disk. No room, on the device or
+    /// in the table: an error for which [`crate::is_no_space`] holds, and nothing has changed for readers.
     pub fn grow(&self, pages: u32) -> io::Result<()> {
-        let mut chunks = self.lock();
         let wanted = u64::from(pages).div_ceil(u64::from(self.chunk_pages()));
-        if wanted <= chunks.len() as u64 {
+        if wanted <= self.lock().len() as u64 {
             return Ok(());
         }
         self.check_room(wanted)?;
+        // Without the lock: whoever else grows it meanwhile does not wait for the device, and finds the same room.
         self.file.allocate(wanted * self.chunk_bytes() as u64)?;
-        self.map_to(&mut chunks, wanted as usize, true)
+        // Other writes of the file may have failed in this: whatever the reason, it is no answer about room (law 8).
+        self.file.sync().map_err(|error| io::Error::other(error.to_string()))?;
+        self.map_to(&mut self.lock(), wanted as usize, true)
     }
 
     /// Takes the chunks that are wholly at or above page `pages` out of the mapping and off the file. Nobody may
-    /// use them, and no reader may reach them any more. The new size is durable after the next `sync`.
+    /// use them or be growing the file, and no reader may reach them any more. The new size is durable after the next `sync`.
     pub fn shrink(&self, pages: u32) -> io::Result<()> {
         let mut chunks = self.lock();
         let keep = pages.div_ceil(self.chunk_pages()) as usize;

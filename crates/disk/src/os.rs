@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::chunk::MappedChunk;
 use crate::error::{advised, named, no_direct_io};
@@ -85,7 +85,7 @@ impl Files for OsFiles {
             })?;
         let alignment = statx_dio_alignment(&file);
         check_alignment(&self.root, alignment)?;
-        Ok(Arc::new(OsFile { file: Arc::new(file), path, alignment }))
+        Ok(Arc::new(OsFile { file: Arc::new(file), path, alignment, sync_failed: Mutex::new(false) }))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -197,6 +197,8 @@ struct OsFile {
     file: Arc<std::fs::File>,
     path: PathBuf,
     alignment: Option<DioAlignment>,
+    /// A sync failed: what it was to make durable is lost, and the kernel tells only one of those who sync.
+    sync_failed: Mutex<bool>,
 }
 
 impl OsFile {
@@ -272,7 +274,13 @@ impl File for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data().map_err(|error| self.error(format_args!("sync"), error))
+        let mut failed = self.sync_failed.lock().expect("no panic happens below the lock");
+        let result = match *failed {
+            true => Err(io::Error::other("an earlier sync of it failed")),
+            false => self.file.sync_data(),
+        };
+        *failed = result.is_err();
+        result.map_err(|error| self.error(format_args!("sync"), error))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {

@@ -145,18 +145,18 @@ impl Store {
         if self.checkpoints.running.is_some() {
             return None;
         }
-        // One bit a page. The bitmap's own pages come from the reserve if need be.
-        let bits = u64::from(self.pages.frontier()) + u64::from(self.pages.chunk());
-        let pages = u32::try_from(bits.div_ceil(8 * PAGE_BYTES as u64)).expect("a bitmap fits a chunk");
-        let page = loop {
-            if let Some(page) = self.pages.allocate_held(pages) {
-                break page;
+        let pages = self.bitmap_pages();
+        let bitmap = loop {
+            let held = self.pages.take_bitmap(pages);
+            let found = held.or_else(|| Some(Extent { page: self.pages.allocate_held(pages)?, pages }));
+            if let Some(bitmap) = found {
+                break bitmap;
             }
+            // Reached only in a file that was full when it was opened, and had no run for a bitmap then.
             if let Err(error) = self.grow(u64::from(pages)) {
                 panic!("the data file is full where the reserve should be: {error}");
             }
         };
-        let bitmap = Extent { page, pages };
         let dirty = Arc::new(std::mem::take(&mut self.pages.dirty));
         let live = self.pages.live.clone();
         let publication = self.batch() - 1;
@@ -193,8 +193,23 @@ impl Store {
             self.pages.free_held(gone.bitmap);
         }
         self.release();
+        self.hold_bitmaps();
         self.truncate_free_tail()?;
         Ok(self.checkpoints.newer.stamp)
+    }
+
+    /// Pages of a bitmap: a bit for each that the file has, however far it comes to be used.
+    fn bitmap_pages(&self) -> u32 {
+        let bits = u64::from(self.space().mapping().pages());
+        u32::try_from(bits.div_ceil(8 * PAGE_BYTES as u64)).expect("a bitmap fits a chunk")
+    }
+
+    /// The next checkpoints' bitmaps have their pages from now on. Of those of the metas only what is long enough counts:
+    /// they come free one by one, and what is too short then is of no use to the next.
+    pub(crate) fn hold_bitmaps(&mut self) {
+        let pages = self.bitmap_pages();
+        let there = self.checkpoints.held().filter(|bitmap| bitmap.pages >= pages).count();
+        self.pages.hold_bitmaps(3usize.saturating_sub(there), pages);
     }
 
     /// The stamp of the newest durable checkpoint.

@@ -124,6 +124,11 @@ impl Store {
         self.pages.private.count() * PAGE_BYTES as u64
     }
 
+    /// A job of these is under way: until it ends no page that was in a checkpoint comes free.
+    pub fn is_dropping(&self) -> bool {
+        self.dropping
+    }
+
     /// A job that gives back about `bytes` of private memory, in turn over the file. `None` when there is nothing to
     /// do, or a drop or populating is under way. `idle`: nothing is written at present, so no free page is wanted soon.
     pub fn drop_cold(&mut self, bytes: u64, idle: bool) -> Option<DropJob> {

@@ -1,6 +1,7 @@
 //! Runs of pages set aside for what will be stored: a long value needs pages side by side, and by the time that it is
 //! stored the disk may be full and what is free lie scattered (law 8). Whoever promises to store it holds a run first,
-//! and gives it out when the time comes.
+//! and gives it out when the time comes. Three bitmaps of checkpoints have such a run, or are one, at all times (two that
+//! are durable, and the next): without one no checkpoint could give anything back.
 //!
 //! Invariants: a page of a hold is neither live nor free nor waiting, nobody reads or writes it, and no drop touches it,
 //! because it may be written at any moment; at most one hold is open, and its pages go to runs only, in order.
@@ -25,11 +26,19 @@ pub(crate) struct Holds {
     closed: VecDeque<Extent>,
     /// What is left of the open one.
     open: Option<Extent>,
+    /// For bitmaps of checkpoints to come.
+    bitmaps: Vec<Extent>,
 }
 
 impl Holds {
     pub fn iter(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.closed.iter().copied().chain(self.open).filter(|extent| extent.pages > 0)
+        let runs = self.closed.iter().copied().chain(self.open);
+        runs.chain(self.bitmaps.iter().copied()).filter(|extent| extent.pages > 0)
+    }
+
+    /// Of a bitmap to come, not of one that a meta has.
+    pub fn is_for_bitmap(&self, no: u32) -> bool {
+        self.bitmaps.iter().any(|extent| (extent.page..extent.page + extent.pages).contains(&no))
     }
 }
 
@@ -41,6 +50,39 @@ impl Pages {
         (open.page, open.pages) = (first + pages, open.pages - pages);
         self.mark_live(first, pages);
         Some(first)
+    }
+
+    /// Pages for a bitmap of `pages`, where so many are held side by side; they are no hold any more.
+    pub fn take_bitmap(&mut self, pages: u32) -> Option<Extent> {
+        let at = self.holds.bitmaps.iter().position(|held| held.pages >= pages)?;
+        let held = self.holds.bitmaps.swap_remove(at);
+        self.free_held(Extent { page: held.page + pages, pages: held.pages - pages });
+        Some(Extent { page: held.page, pages })
+    }
+
+    /// Sees to it that runs of `pages` are held for so many bitmaps, below the line to which the file shrinks where there
+    /// are holes; fewer where there is no room.
+    pub fn hold_bitmaps(&mut self, count: usize, pages: u32) {
+        let ceiling = self.ceiling.unwrap_or(u32::MAX);
+        let mut held = std::mem::take(&mut self.holds.bitmaps);
+        held.sort_unstable_by_key(|extent| extent.page);
+        let too_many = held.split_off(held.len().min(count));
+        let (mut kept, too_short) = held.into_iter().partition::<Vec<_>, _>(|extent| extent.pages >= pages);
+        for extent in too_many.into_iter().chain(too_short) {
+            self.free_held(extent);
+        }
+        for extent in kept.iter_mut().filter(|extent| extent.page + extent.pages > ceiling) {
+            let Some(page) = self.allocate_held(pages) else { break };
+            let lower = Extent { page, pages };
+            let given_back = if page < extent.page { std::mem::replace(extent, lower) } else { lower };
+            self.free_held(given_back);
+        }
+        while kept.len() < count
+            && let Some(page) = self.allocate_held(pages)
+        {
+            kept.push(Extent { page, pages });
+        }
+        self.holds.bitmaps = kept;
     }
 
     fn unlist(&mut self, hold: Hold) -> Extent {

@@ -144,6 +144,7 @@ impl Store {
             .map_err(|source| opening.io(source))?;
         let space = Arc::new(Space::new(mapping));
         let mut store = opening.assemble(space, specs, newer, older, options, report)?;
+        store.hold_bitmaps();
         match store.reserve(0) {
             Ok(()) => {}
             Err(full) if full.is_for_room() => store.report.reserve_missing = Some(full.to_string()),

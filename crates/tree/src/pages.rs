@@ -134,9 +134,10 @@ impl Pages {
         self.waiting_pages
     }
 
-    pub fn set_mapped(&mut self, mapped: u32) {
+    /// True when that is news.
+    pub fn set_mapped(&mut self, mapped: u32) -> bool {
         assert!(mapped >= self.frontier, "the mapping covers every page in use");
-        self.mapped = mapped;
+        std::mem::replace(&mut self.mapped, mapped) != mapped
     }
 
     /// Whether a run of `pages` would find room now; without `thorough`, small holes may hide one.

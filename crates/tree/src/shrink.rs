@@ -59,6 +59,7 @@ impl Store {
             self.pages.cool();
             let ceiling = u32::try_from(ceiling).expect("page numbers are 32 bits");
             self.pages.ceiling = Some(ceiling);
+            self.hold_bitmaps();
             self.shrink = Some(Pass { ceiling, tree: 0, key: None, no_hole: u32::MAX, moved_all: false });
         }
         let mut pass = self.shrink.take().expect("made above");
@@ -245,10 +246,13 @@ impl Store {
             self.pages.set_mapped(mapping.pages());
             self.pages.forget_from(keep);
         }
-        // Done when no meta speaks of the tail any more. A page in use up there (it came while the pass went on, or is
-        // of a run that found no hole) would never leave by itself: the next pass takes it.
-        let done = frontier <= ceiling && self.checkpoints.pages() <= ceiling;
-        let stuck = frontier > ceiling && self.pages.live.contains(frontier - 1);
+        // Done when no meta speaks of the tail any more. What is in use up there (it came while the pass went on, or is
+        // a run that found no hole) would never leave by itself: the next pass takes it, once the file is cut to it.
+        let spoken_of = self.checkpoints.pages();
+        let done = frontier <= ceiling && spoken_of <= ceiling;
+        let last = frontier - 1;
+        let stays = self.pages.live.contains(last) || self.pages.holds.is_for_bitmap(last);
+        let stuck = frontier > ceiling && spoken_of <= frontier && stays;
         if done || stuck {
             self.give_back_tail(frontier);
             self.pages.ceiling = None;

@@ -272,10 +272,13 @@ impl Store {
         while self.pages.free_pages() < total || !self.pages.has_run(run, false) {
             let short = total.saturating_sub(self.pages.free_pages()).max(1);
             if let Err(source) = self.grow(short) {
-                if self.pages.free_pages() >= total && self.pages.has_run(run, true) {
+                let refused = NoSpace { wanted_bytes: total * PAGE_BYTES as u64, source };
+                // A disk that fails is not passed over, whatever room there is (law 8).
+                if refused.is_for_room() && self.pages.free_pages() >= total && self.pages.has_run(run, true)
+                {
                     break;
                 }
-                return Err(NoSpace { wanted_bytes: total * PAGE_BYTES as u64, source });
+                return Err(refused);
             }
         }
         assert!(self.pages.free_pages() >= total, "what was reserved is there");
@@ -315,7 +318,9 @@ impl Store {
     /// Takes note of pages that a job has added.
     fn take_growth(&mut self) {
         let mapped = self.space().mapping().pages();
-        self.pages.set_mapped(mapped);
+        if self.pages.set_mapped(mapped) {
+            self.hold_bitmaps();
+        }
     }
 
     /// The page count of a mapping with so many more pages, when such a file can be.
@@ -362,7 +367,7 @@ impl Store {
             }
             // Reached only by callers that reserved nothing; law 8 asks them to.
             if let Err(error) = self.grow(u64::from(pages)) {
-                panic!("the data file is full where space should have been reserved: {error}");
+                panic!("the data file cannot grow where space should have been reserved: {error}");
             }
         }
     }

@@ -383,9 +383,14 @@ fn shrinking_moves_the_tail_and_cuts_the_file_under_load() {
         "{steps} steps, {before} became {}",
         store.file_bytes()
     );
-    assert!(store.allocated_bytes() < mapped);
+    assert!(store.allocated_bytes() < mapped, "what the one pass emptied is cut, whatever came meanwhile");
     assert_eq!(files.bytes("data").unwrap().len() as u64, store.allocated_bytes());
-    assert!(!store.shrink_step() && !store.is_shrinking(), "nothing is left to move");
+    // The load left a run beyond the line while the pin kept the holes away; a next pass finds none for it, and ends.
+    let left = store.file_bytes();
+    while store.shrink_step() {}
+    store.publish();
+    (0..4).for_each(|_| checkpoint(&mut store));
+    assert!(!store.is_shrinking() && store.file_bytes() == left, "nothing is left to move");
     drop(store);
     let store = Store::open(&files, "data", SPECS, options()).unwrap();
     check(store.view(), &model, &mut random);
