@@ -49,7 +49,7 @@ pub(crate) struct Shortage {
 
 /// Which part of the reserve a request must leave.
 #[derive(Clone, Copy)]
-enum Tier {
+pub(crate) enum Tier {
     /// Stores more.
     Growth,
     /// Gives room back, in the end.
@@ -61,7 +61,7 @@ enum Tier {
 }
 
 impl Tier {
-    fn of(request: &Request) -> Tier {
+    pub(crate) fn of(request: &Request) -> Tier {
         match request {
             Request::Alarm(_) | Request::Other(_) => Tier::Own,
             request if request.grows() => Tier::Growth,
@@ -69,7 +69,7 @@ impl Tier {
         }
     }
 
-    fn keep_bytes(self, reserve_bytes: u64) -> u64 {
+    pub(crate) fn keep_bytes(self, reserve_bytes: u64) -> u64 {
         match self {
             Tier::Growth => reserve_bytes,
             Tier::Relief => reserve_bytes / 2,
@@ -87,7 +87,7 @@ impl Replica {
         let room = self.waiting.len() < PROPOSALS_IN_FLIGHT
             && total.entry_bytes < PROPOSAL_BYTES_IN_FLIGHT
             && total.room_bytes + total.run_bytes < PROPOSAL_ROOM_BYTES;
-        // A lone voter leads after its first turn.
+        // A lone voter leads when its log is applied.
         let leads = self.is_leader() || !self.alone;
         self.stopping || (room && leads && self.log_has_room())
     }
@@ -213,6 +213,10 @@ impl Replica {
     /// Law 8: what apply will need on disk is there, or the proposal is refused. With the alarm, unless checkpoints
     /// give enough back: pages that were superseded wait for two of them.
     fn make_room(&mut self, tier: Tier, cost: Cost, actions: &mut Vec<Action>) -> Result<(), Error> {
+        // A compaction moves words of the stamp, and is what ends a shortage.
+        if (cost.room_bytes, cost.run_bytes) == (0, 0) {
+            return Ok(());
+        }
         let total = self.waiting.total();
         let store = &mut self.state.store;
         let room = tree::Room {
@@ -245,7 +249,8 @@ impl Replica {
 
     /// Whether a turn would do some of the work that no entry asks for.
     pub(crate) fn has_background_work(&self) -> bool {
-        self.now >= self.shortage.background_retry_at
+        !self.stopping
+            && self.now >= self.shortage.background_retry_at
             && (self.removal_runnable() || self.state.defragment_runnable())
     }
 
@@ -259,19 +264,27 @@ impl Replica {
             return;
         }
         let mut short = false;
+        let keep_bytes = Tier::Background.keep_bytes(self.state.store.reserve_bytes());
         if self.removal_runnable() && !self.state.begin_hash(actions) {
-            let steps = [COMPACTION_STEP_CHANGES, COMPACTION_STEP_CHANGES / 8, 1];
-            match steps
+            // Where nobody waits, the smallest step may use nearly all there is: it ends the shortage.
+            let own_bytes = self.own_entries_bytes();
+            let last_bytes = if self.waiting.is_empty() { own_bytes.min(keep_bytes) } else { keep_bytes };
+            let steps = [
+                (COMPACTION_STEP_CHANGES, keep_bytes),
+                (COMPACTION_STEP_CHANGES / 8, keep_bytes),
+                (1, last_bytes),
+            ];
+            let step = steps
                 .into_iter()
-                .find(|&changes| self.has_room_for(self.state.removal_room(changes), actions))
-            {
-                Some(changes) if self.state.removal_step(changes, actions) => {}
+                .find(|&(changes, keep)| self.has_room_for(self.state.removal_room(changes), keep, actions));
+            match step {
+                Some((changes, _)) if self.state.removal_step(changes, actions) => {}
                 Some(_) => self.removal_retry_at = self.now + BACKGROUND_RETRY_MS,
                 None => short = true,
             }
         }
         if self.state.defragment_runnable() {
-            if self.has_room_for(self.state.defragment_room(), actions) {
+            if self.has_room_for(self.state.defragment_room(), keep_bytes, actions) {
                 self.state.defragment_step(actions);
             } else {
                 short = true;
@@ -283,12 +296,13 @@ impl Replica {
         }
     }
 
-    fn has_room_for(&mut self, bytes: u64, actions: &mut Vec<Action>) -> bool {
-        let room = tree::Room {
-            bytes: self.waiting.total().room_bytes + bytes,
-            run_bytes: 0,
-            keep_bytes: Tier::Background.keep_bytes(self.state.store.reserve_bytes()),
-        };
+    /// What the few entries take that the replica may propose by itself, whatever room there is, bytes.
+    pub(crate) fn own_entries_bytes(&self) -> u64 {
+        4 * cost(&self.state.store, &Request::Alarm(Default::default()), 0).room_bytes
+    }
+
+    fn has_room_for(&mut self, bytes: u64, keep_bytes: u64, actions: &mut Vec<Action>) -> bool {
+        let room = tree::Room { bytes: self.waiting.total().room_bytes + bytes, run_bytes: 0, keep_bytes };
         let made = self.state.store.make_room(room);
         if let Err(refused) = &made
             && !refused.is_for_room()
@@ -390,7 +404,7 @@ impl Replica {
 
 /// What applying a request may take, bytes; its entry is added when it is known. `kept_len`: the longest value of those
 /// that wait.
-fn cost(store: &Store, request: &Request, kept_len: usize) -> Cost {
+pub(crate) fn cost(store: &Store, request: &Request, kept_len: usize) -> Cost {
     let insert = |tree, key_len, value_len| Room::scattered(store.insert_cost(tree, key_len, value_len));
     let mut value_bytes = 0;
     let room = match request {

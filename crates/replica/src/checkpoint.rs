@@ -47,7 +47,7 @@ impl Default for Policy {
 }
 
 /// A full disk is relieved by this many checkpoints: pages wait for the older of two metas.
-const RELIEF_CHECKPOINTS: u32 = 2;
+pub(crate) const RELIEF_CHECKPOINTS: u32 = 2;
 /// But only so often, however many requests find no room.
 const RELIEF_INTERVAL_MS: Millis = 1000;
 

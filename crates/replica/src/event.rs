@@ -144,6 +144,11 @@ pub enum Note {
     NoRoomOnDisk {
         wanted_bytes: u64,
     },
+    /// An entry of an earlier life waits until removals and checkpoints have given back enough for it; others may follow.
+    ReplayWaitsForRoom {
+        index: u64,
+        wanted_bytes: u64,
+    },
     /// An entry was applied for which nobody waits: this member's own (an expired lease's end, a cluster version, an alarm,
     /// an automatic compaction), or one of an earlier life. `refused`: it changed nothing.
     AppliedUnasked {

@@ -21,6 +21,7 @@ use crate::checkpoint::{Checkpoints, Standing};
 use crate::event::{Action, Event, Note, Proposal, Request, Response};
 use crate::memory::Memory;
 use crate::published::Published;
+use crate::replay::{Again, Replay};
 use crate::scrub::Scrub;
 use crate::state::{State, version_word};
 use crate::storage::Log;
@@ -38,8 +39,7 @@ pub struct Replica {
     /// Proposals of this member that are not yet applied.
     pub(crate) waiting: Waiting,
     pub(crate) next_id: u64,
-    /// The last entry that earlier lives left in the log.
-    inherited: Index,
+    pub(crate) replay: Replay,
     /// Where the next entries are encoded.
     pub(crate) entry_bytes: bytes::BytesMut,
     barriers: Barriers,
@@ -117,7 +117,7 @@ impl Replica {
             published,
             waiting: Waiting::default(),
             next_id: first_id,
-            inherited,
+            replay: Replay::new(inherited),
             entry_bytes: bytes::BytesMut::with_capacity(ENTRY_BUFFER_BYTES),
             barriers: Barriers::default(),
             checkpoints: Checkpoints::new(options.checkpoint),
@@ -172,7 +172,10 @@ impl Replica {
 
     /// True while something was gathered that [`Replica::turn`] would carry on without another event.
     pub fn has_work(&self) -> bool {
-        self.raft.has_ready() || self.barriers.has_arrivals() || self.has_background_work()
+        self.raft.has_ready()
+            || self.barriers.has_arrivals()
+            || self.has_background_work()
+            || self.has_replay_work()
     }
 
     /// Takes one event in. What follows from it happens in the next [`Replica::turn`].
@@ -227,7 +230,7 @@ impl Replica {
             Event::CompactionHashed(hash) => self.state.compaction_hashed(hash),
             Event::Resident { bytes } => {
                 let excess = self.memory.excess_at_look(self.state.store.private_bytes(), self.now);
-                if !self.drop_cold(excess, actions) {
+                if !self.drop_cold(excess, actions) && !self.replay.waits() {
                     let mapped = self.state.store.drop_mapped(self.memory.excess(bytes, self.now));
                     actions.extend(mapped.map(Action::DropCold));
                 }
@@ -255,9 +258,7 @@ impl Replica {
             assert!(self.is_leader(), "a lone voter wins");
             self.process(actions);
         }
-        if !self.stopping {
-            self.background_step(actions);
-        }
+        self.background_step(actions);
         self.publish(applied_before, actions);
         self.submit_log(actions);
         self.pass_barriers(actions);
@@ -278,6 +279,7 @@ impl Replica {
     }
 
     fn process(&mut self, actions: &mut Vec<Action>) {
+        self.apply_committed(actions);
         while self.raft.has_ready() {
             self.process_ready(actions);
         }
@@ -320,12 +322,11 @@ impl Replica {
             // Nothing had to be written for it.
             self.raft.on_persist_ready(number);
         }
-        for entry in committed {
-            self.apply(entry, actions);
-        }
+        self.replay.entries.extend(committed);
+        self.apply_committed(actions);
     }
 
-    fn apply(&mut self, entry: Entry, actions: &mut Vec<Action>) {
+    pub(crate) fn apply(&mut self, entry: Entry, again: Option<Again>, actions: &mut Vec<Action>) {
         self.memory.applied(self.now);
         assert_eq!(entry.index, self.state.applied() + 1, "entries are applied in order, each once");
         assert!(entry.index <= self.raft.raft.raft_log.committed, "only what is committed is applied");
@@ -336,7 +337,7 @@ impl Replica {
                     self.became_leader(entry.term, actions);
                 }
             }
-            EntryType::EntryNormal => self.apply_request(&entry, actions),
+            EntryType::EntryNormal => self.apply_request(&entry, again, actions),
             EntryType::EntryConfChange => {
                 let change = self.state.apply_conf_change(&entry.data);
                 match self.raft.apply_conf_change(&change) {
@@ -359,7 +360,7 @@ impl Replica {
         self.alone = voters.len() == 1 && voters.contains(self.options.member.id);
     }
 
-    fn apply_request(&mut self, entry: &Entry, actions: &mut Vec<Action>) {
+    fn apply_request(&mut self, entry: &Entry, again: Option<Again>, actions: &mut Vec<Action>) {
         let mut lost = Vec::new();
         let proposed = self.waiting.take(entry.term, entry.index, &mut lost);
         for proposed in lost {
@@ -371,14 +372,14 @@ impl Replica {
         self.state.work.answers = proposed.as_ref().is_some_and(|proposed| proposed.token.is_some());
         let Some(mut proposed) = proposed else {
             // Another member's, or one of an earlier life, or the replica's own.
-            let (_, request) = Request::decode(&entry.data)
-                .unwrap_or_else(|error| panic!("a committed entry does not decode: {error}"));
-            let result = self.state.apply(&request, self.now, actions);
+            let again = again.unwrap_or_else(|| Again { request: decode(entry), hold: None });
+            let request = again.request;
+            let result = self.apply_held(&request, again.hold, actions);
             note_unasked(&request, &result, actions);
             // An earlier life raised the alarm where it had to, and somebody may have lowered it since. What the store
             // measures while it is applied again says nothing about that.
             if let Err(error) = result
-                && entry.index > self.inherited
+                && !self.replay.covers(entry.index)
             {
                 self.note_refusal(&error, None, actions);
             }
@@ -390,9 +391,9 @@ impl Replica {
             Ok(proposed.request.clone()),
             "what is applied is what was logged"
         );
-        proposed.hold.take().into_iter().for_each(|hold| self.state.store.open_hold(hold));
-        let result = self.state.apply(&proposed.request, self.now, actions);
-        self.state.store.close_hold();
+        assert!(again.is_none(), "nobody of this life proposed an entry of an earlier one");
+        let hold = proposed.hold.take();
+        let result = self.apply_held(&proposed.request, hold, actions);
         if proposed.token.is_none() {
             note_unasked(&proposed.request, &result, actions);
         }
@@ -410,6 +411,18 @@ impl Replica {
             }
             _ => actions.push(Action::outcome(token, result)),
         }
+    }
+
+    fn apply_held(
+        &mut self,
+        request: &Request,
+        hold: Option<tree::Hold>,
+        actions: &mut Vec<Action>,
+    ) -> Result<Response, proto::Error> {
+        hold.into_iter().for_each(|hold| self.state.store.open_hold(hold));
+        let result = self.state.apply(request, self.now, actions);
+        self.state.store.close_hold();
+        result
     }
 
     /// A write that went over quota raises the alarm, on every member; its answer comes when the alarm is up.
@@ -545,8 +558,9 @@ impl Replica {
         while self.raft_tick_at <= now {
             self.raft_tick_at += self.options.heartbeat_ms;
             late_ticks += 1;
-            // A paused process must not take its own pause for a dead leader.
-            if late_ticks <= 2 {
+            // A paused process must not take its own pause for a dead leader; and a lone voter campaigns when its log is
+            // applied, whatever time that takes.
+            if late_ticks <= 2 && (self.is_leader() || !self.alone) {
                 self.raft.tick();
             }
         }
@@ -563,7 +577,7 @@ impl Replica {
             return;
         }
         self.scrub_some(actions);
-        if !self.is_leader() {
+        if !self.is_leader() || self.replay.waits() {
             return;
         }
         for id in self.state.expired_leases(now) {
@@ -605,6 +619,7 @@ impl Replica {
         let job = self.state.store.cut().expect("none is running");
         actions.push(Action::Note(Note::CheckpointStarted { dirty_bytes }));
         self.checkpoints.started(self.now, job.bytes());
+        self.replay.checkpoint_cut();
         if base::bug!(CheckpointRecordedEarly) {
             let (index, term) = mvcc::stamp::applied(job.stamp());
             self.wal.append(wal::Record::Checkpoint { index, term, sequence: job.sequence() });
@@ -626,6 +641,8 @@ impl Replica {
         let (index, term) = mvcc::stamp::applied(&stamp);
         assert!(both <= index, "a checkpoint never goes back");
         self.checkpoints.finished();
+        // Work that found no room may have some now.
+        self.shortage.background_retry_at = self.now;
         // Law 6: the log says that the checkpoint completed before segments are given back; and only up to the one
         // before, which is the older meta now, so that either meta is a start.
         let segments = self.wal.segments();
@@ -656,6 +673,10 @@ impl Replica {
 
     /// Gives about so much private memory back, a bounded job at a time. False when there was nothing to give.
     fn drop_cold(&mut self, bytes: u64, actions: &mut Vec<Action>) -> bool {
+        // A drop keeps pages from coming free for as long as it runs.
+        if self.replay.waits() {
+            return false;
+        }
         self.say_what_is_owed();
         let job = self.state.store.drop_cold(bytes, self.memory.idle(self.now));
         let dropped = job.is_some();
@@ -689,6 +710,14 @@ impl Replica {
 
 fn note_unasked(request: &Request, result: &Result<Response, proto::Error>, actions: &mut Vec<Action>) {
     actions.push(Action::Note(Note::AppliedUnasked { kind: request.kind(), refused: result.is_err() }));
+}
+
+/// What is committed was encoded by a member, and its checksum was seen to.
+pub(crate) fn decode(entry: &Entry) -> Request {
+    match Request::decode(&entry.data) {
+        Ok((_, request)) => request,
+        Err(error) => panic!("a committed entry does not decode: {error}"),
+    }
 }
 
 fn entry_kind(kind: EntryType) -> u8 {

@@ -9,16 +9,10 @@ use mainstay_replica as replica;
 use proto::errors;
 use proto::etcdserverpb as pb;
 use replica::{CheckpointPolicy, Event, Note, Request, Response};
-use rig::{Job, Rig, Setup, alarm, compact, delete, grant, put, put_leased, revoke, txn};
+use rig::{Job, Rig, Setup, alarm, ask_again, compact, delete, grant, put, put_leased, revoke, txn, used};
 
 const NOSPACE: i32 = pb::AlarmType::Nospace as i32;
 const DEACTIVATE: i32 = pb::alarm_request::AlarmAction::Deactivate as i32;
-
-/// What a file system with this content has given out, bytes. Leaves it with room.
-fn used(files: &SimFiles) -> u64 {
-    files.set_capacity(1 << 50);
-    (1 << 50) - files.free_bytes().unwrap()
-}
 
 fn raised(rig: &Rig) -> usize {
     rig.notes.iter().filter(|note| matches!(note, Note::AlarmRaised { .. })).count()
@@ -38,17 +32,6 @@ fn fill(rig: &mut Rig, limit: u32) -> Vec<String> {
         }
     }
     panic!("the disk did not fill up");
-}
-
-/// As clients do that are told "too many requests": superseded pages come free with the next checkpoints.
-fn ask_again(rig: &mut Rig, request: Request) -> Result<(), proto::Error> {
-    for _ in 0..20 {
-        match rig.ask(request.clone()).map(|_| ()) {
-            Err(error) if error == errors::REQUEST_TOO_MANY_REQUESTS => rig.tick(500),
-            answer => return answer,
-        }
-    }
-    panic!("too many requests, and nobody else asks");
 }
 
 fn check_filled(rig: &Rig, keys: &[String]) {

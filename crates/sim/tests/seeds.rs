@@ -169,6 +169,26 @@ fn a_long_value_found_no_pages_side_by_side() {
     find_nothing_any_more(&[4993], Focus::Flood);
 }
 
+/// The product's; directly: `a_start_on_a_full_disk_needs_no_more_room_than_the_life_before` of
+/// `replica/tests/replay.rs`.
+#[test]
+fn a_start_stored_again_what_compactions_had_removed() {
+    find_nothing_any_more(&[51991], Focus::Flood);
+}
+
+/// The product's; directly: `room_that_was_promised_is_there_after_a_power_loss_when_others_have_filled_the_disk` of
+/// `replica/tests/replay.rs`.
+#[test]
+fn a_power_loss_took_back_room_that_was_promised() {
+    find_nothing_any_more(&[53772], Focus::Disk);
+}
+
+/// The checkers' own: no checkpoint was made in all of the run, and the store at rest was read as if there had been one.
+#[test]
+fn a_store_that_never_saw_a_checkpoint_was_taken_for_a_broken_one() {
+    find_nothing_any_more(&[52269, 53430, 53988], Focus::Disk);
+}
+
 /// The checkers' own: a clock stood still, and what happened at one instant had no order.
 #[test]
 fn a_restart_within_an_instant_was_taken_for_an_earlier_one() {

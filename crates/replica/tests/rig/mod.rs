@@ -13,6 +13,7 @@ use disk::sim::KeepSet;
 use disk::{Files, SimFiles};
 use mainstay_replica as replica;
 use proto::Error;
+use proto::errors;
 use proto::etcdserverpb as pb;
 use replica::{
     Action, CheckpointPolicy, Event, Note, OpenError, Proposal, Replica, Request, Response, Start,
@@ -497,4 +498,21 @@ pub fn txn(key: &str, version: i64, value: &[u8]) -> Request {
         success: vec![pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }],
         failure: vec![pb::RequestOp { request: Some(pb::request_op::Request::RequestDeleteRange(delete)) }],
     })
+}
+
+/// What a file system with this content has given out, bytes. Leaves it with room.
+pub fn used(files: &SimFiles) -> u64 {
+    files.set_capacity(1 << 50);
+    (1 << 50) - files.free_bytes().unwrap()
+}
+
+/// As clients do that are told "too many requests": superseded pages come free with the next checkpoints.
+pub fn ask_again(rig: &mut Rig, request: Request) -> Result<(), proto::Error> {
+    for _ in 0..20 {
+        match rig.ask(request.clone()).map(|_| ()) {
+            Err(error) if error == errors::REQUEST_TOO_MANY_REQUESTS => rig.tick(500),
+            answer => return answer,
+        }
+    }
+    panic!("too many requests, and nobody else asks");
 }

@@ -327,6 +327,13 @@ fn log_note(note: &Note) {
         Note::NoRoomOnDisk { wanted_bytes } => {
             tracing::warn!(wanted_bytes, "no room left on the disk of the data directory")
         }
+        Note::ReplayWaitsForRoom { index, wanted_bytes } => {
+            tracing::warn!(
+                index,
+                wanted_bytes,
+                "no room on the disk to apply the log again: waiting for old pages"
+            )
+        }
     }
 }
 

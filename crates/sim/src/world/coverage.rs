@@ -39,6 +39,7 @@ mechanisms! {
     IoError: "EIO",
     IoErrorEnd: "processes ended by EIO",
     ReadError: "starts whose reads failed",
+    ReplayWait: "starts that waited for room",
     NoSpace: "ENOSPC",
     FullDisk: "full disks",
     SlowDisk: "slow disks",

@@ -446,6 +446,10 @@ impl Process {
             // Said by what it did.
             Note::AppliedUnasked { .. } => return,
             Note::NoRoomOnDisk { wanted_bytes } => ("no room on disk", *wanted_bytes as i64),
+            Note::ReplayWaitsForRoom { wanted_bytes, .. } => {
+                coverage.one(Mechanism::ReplayWait);
+                ("replay waits for room", *wanted_bytes as i64)
+            }
         };
         trace::note(What::Note { member: self.member, note: text, number });
     }

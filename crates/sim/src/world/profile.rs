@@ -28,7 +28,7 @@ pub enum Focus {
     Checkpoint,
     /// A tight quota, alarms that are lowered, compactions.
     Quota,
-    /// Full disks, long values.
+    /// Full disks, long values, long logs.
     Disk,
     /// Long values and slow readers fill the queues of watchers.
     Flood,
@@ -135,6 +135,8 @@ pub(super) struct Workload {
     /// One put in so many has a value of about that length; the others are short.
     pub long_one_in: u64,
     pub mix: Mix,
+    /// One compaction in so many asks for its physical end, which makes a checkpoint.
+    pub physical_one_in: u64,
     /// Operations that a client has under way together.
     pub depth: usize,
     /// Between operations of a burst, and between bursts, microseconds.
@@ -334,6 +336,20 @@ impl Profile {
                 workload.burst = 60;
                 workload.watchers = workload.watchers.min(1);
                 *storm_us /= 2;
+                // In half of them the disk is full while compactions keep up with the puts, and no checkpoint is made: a
+                // start then has much to apply again, and no more room than there was. A copy decides, as above.
+                if Random::new(random.clone().next_u64()).one_in(2) {
+                    (faults.kill, faults.power) = (12, 6);
+                    sizes.checkpoint_interval_ms = 60_000;
+                    sizes.dirty_bytes = 16 << 20;
+                    sizes.segment_bytes = 1 << 20;
+                    sizes.log_bytes = 8 << 20;
+                    sizes.memory_budget_bytes = pick(random, &[2 << 20, 64 << 20]);
+                    (workload.keys, workload.depth) = (8, 1);
+                    workload.physical_one_in = 100;
+                    workload.mix =
+                        Mix { put: 60, delete: 2, range: 3, compact: 6, disarm: 6, ..Mix::default() };
+                }
             }
             Focus::Flood => {
                 faults.slow_reader = 20;
@@ -426,6 +442,7 @@ fn workload(random: &mut Random, heavy: bool) -> Workload {
         value_bytes: if heavy { 200 << 10 } else { pick(random, &[16, 400, 6_000, 30_000]) },
         long_one_in: if heavy { 6 } else { pick(random, &[2, 5, 20]) },
         mix,
+        physical_one_in: 3,
         depth: pick(random, &[1, 2, 6]),
         think_us: (1, pick(random, &[500, 20_000])),
         rest_us: (1_000, pick(random, &[1_000_000, 10_000_000, 30_000_000])),

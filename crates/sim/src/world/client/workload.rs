@@ -100,7 +100,7 @@ impl Client {
                 // A streamed range says "no more" as its count only at its end; one of a single key is not streamed.
                 Ask::Stream(self.range(&workload))
             }
-            6 => Ask::Compact(self.compaction()),
+            6 => Ask::Compact(self.compaction(&workload)),
             7 => {
                 let id = if self.random.one_in(2) { 0 } else { 1 + self.random.below(6) as i64 };
                 let ttl = match self.random.below(32) {
@@ -274,12 +274,12 @@ impl Client {
         pb::RequestOp { request: Some(request) }
     }
 
-    fn compaction(&mut self) -> pb::CompactionRequest {
+    fn compaction(&mut self, workload: &Workload) -> pb::CompactionRequest {
         let revision = match self.random.below(12) {
             0 => self.knows.revision + 1_000_000,
             1 => self.knows.revision,
             _ => self.past(),
         };
-        pb::CompactionRequest { revision, physical: self.random.one_in(3) }
+        pb::CompactionRequest { revision, physical: self.random.one_in(workload.physical_one_in) }
     }
 }
