@@ -199,24 +199,6 @@ fn a_capped_checkpoint_writes_the_same() {
 }
 
 #[test]
-fn growth_ahead_of_need_is_noticed() {
-    let files = SimFiles::new();
-    let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
-    let job = store.grow_job(10 << 20).expect("so much is not free yet");
-    assert!(store.grow_job(10 << 20).is_none(), "one at a time");
-    let operations = files.operations();
-    job.run().unwrap();
-    assert!(files.operations() > operations);
-    let operations = files.operations();
-    store.reserve(10 << 20).unwrap();
-    assert_eq!(files.operations(), operations, "the writer itself grows nothing");
-    assert!(store.grow_job(10 << 20).is_none());
-    files.set_capacity(store.allocated_bytes());
-    assert!(store.grow_job(1 << 30).expect("wanted").run().is_err_and(|error| disk::is_no_space(&error)));
-    assert!(store.reserve(1 << 30).is_err());
-}
-
-#[test]
 fn overwriting_without_checkpoints_does_not_grow_the_file() {
     let files = SimFiles::new();
     let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
