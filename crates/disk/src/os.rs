@@ -85,7 +85,7 @@ impl Files for OsFiles {
             })?;
         let alignment = statx_dio_alignment(&file);
         check_alignment(&self.root, alignment)?;
-        Ok(Arc::new(OsFile { file: Arc::new(file), path, alignment, sync_failed: Mutex::new(false) }))
+        Ok(Arc::new(OsFile { file: Arc::new(file), path, alignment, syncs: Syncs::default() }))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -197,8 +197,26 @@ struct OsFile {
     file: Arc<std::fs::File>,
     path: PathBuf,
     alignment: Option<DioAlignment>,
-    /// A sync failed: what it was to make durable is lost, and the kernel tells only one of those who sync.
-    sync_failed: Mutex<bool>,
+    syncs: Syncs,
+}
+
+/// Syncs of one file, one after the other: when one has failed, what it was to make durable is lost, and the kernel tells
+/// only one of those who sync.
+#[derive(Default)]
+struct Syncs {
+    failed: Mutex<bool>,
+}
+
+impl Syncs {
+    fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut failed = self.failed.lock().expect("no panic happens below the lock");
+        if *failed {
+            return Err(io::Error::other("an earlier sync of it failed"));
+        }
+        let result = sync();
+        *failed = result.is_err();
+        result
+    }
 }
 
 impl OsFile {
@@ -274,13 +292,7 @@ impl File for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut failed = self.sync_failed.lock().expect("no panic happens below the lock");
-        let result = match *failed {
-            true => Err(io::Error::other("an earlier sync of it failed")),
-            false => self.file.sync_data(),
-        };
-        *failed = result.is_err();
-        result.map_err(|error| self.error(format_args!("sync"), error))
+        self.syncs.run(|| self.file.sync_data()).map_err(|error| self.error(format_args!("sync"), error))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -338,5 +350,20 @@ impl File for OsFile {
             self.error(format_args!("get memory for {len} bytes at offset {offset} of"), error)
         })?;
         Ok(Box::new(chunk))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_failed_sync_none_is_tried_and_none_goes_well() {
+        let syncs = Syncs::default();
+        syncs.run(|| Ok(())).unwrap();
+        let failed = syncs.run(|| Err(io::Error::from_raw_os_error(libc::EIO))).unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(libc::EIO));
+        let later = syncs.run(|| panic!("it is not tried")).unwrap_err();
+        assert!(later.to_string().contains("earlier sync"), "{later}");
     }
 }

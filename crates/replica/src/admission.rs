@@ -87,8 +87,9 @@ impl Replica {
         let room = self.waiting.len() < PROPOSALS_IN_FLIGHT
             && total.entry_bytes < PROPOSAL_BYTES_IN_FLIGHT
             && total.room_bytes + total.run_bytes < PROPOSAL_ROOM_BYTES;
-        // A lone voter leads when its log is applied.
-        let leads = self.is_leader() || !self.alone;
+        // A lone voter leads when what it knew to be committed is applied. More of its log may wait behind that, for room
+        // that proposals would take.
+        let leads = (self.is_leader() || !self.alone) && !self.replay.waits();
         self.stopping || (room && leads && self.log_has_room())
     }
 
@@ -124,7 +125,7 @@ impl Replica {
             return Err(errors::STOPPED);
         }
         // A member that does not lead would send the proposal to the leader; that comes with the peer layer.
-        if !self.is_leader() {
+        if !self.is_leader() || self.replay.waits() {
             return Err(errors::NO_LEADER);
         }
         if self.waiting.len() >= PROPOSALS_IN_FLIGHT {
@@ -266,13 +267,10 @@ impl Replica {
         let mut short = false;
         let keep_bytes = Tier::Background.keep_bytes(self.state.store.reserve_bytes());
         if self.removal_runnable() && !self.state.begin_hash(actions) {
-            // Where nobody waits, the smallest step may use nearly all there is: it ends the shortage.
-            let own_bytes = self.own_entries_bytes();
-            let last_bytes = if self.waiting.is_empty() { own_bytes.min(keep_bytes) } else { keep_bytes };
             let steps = [
                 (COMPACTION_STEP_CHANGES, keep_bytes),
                 (COMPACTION_STEP_CHANGES / 8, keep_bytes),
-                (1, last_bytes),
+                (1, self.last_kept_bytes().min(keep_bytes)),
             ];
             let step = steps
                 .into_iter()
@@ -293,6 +291,19 @@ impl Replica {
         if short {
             self.checkpoints.relieve(self.now);
             self.shortage.background_retry_at = self.now + BACKGROUND_RETRY_MS;
+        }
+    }
+
+    /// What the smallest step of a removal leaves alone: it ends a shortage, so it may use what alarms need too, but only
+    /// when they would find no room anyway, or what the steps before have superseded is free again.
+    fn last_kept_bytes(&self) -> u64 {
+        let (store, own_bytes) = (&self.state.store, self.own_entries_bytes());
+        let alarms_bytes = Tier::Own.keep_bytes(store.reserve_bytes()).max(own_bytes);
+        let waiting_bytes = store.waiting_bytes();
+        match self.waiting.is_empty() {
+            false => u64::MAX,
+            true if waiting_bytes == 0 || store.free_bytes() + waiting_bytes < alarms_bytes => own_bytes,
+            true => alarms_bytes,
         }
     }
 

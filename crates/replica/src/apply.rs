@@ -11,6 +11,18 @@ use crate::event::{Action, Request, Response};
 use crate::state::State;
 
 impl State {
+    /// Why a request would change nothing now, whatever it asks for: an alarm is up.
+    pub(crate) fn refusal(&self, request: &Request) -> Option<Error> {
+        match request {
+            Request::Alarm(_) | Request::Other(_) => None,
+            // Every request that changes keys or leases.
+            _ if self.has_alarm(pb::AlarmType::Corrupt) => Some(errors::CORRUPT),
+            // NOSPACE lets through what stores nothing new.
+            _ if self.has_alarm(pb::AlarmType::Nospace) && request.grows() => Some(errors::NO_SPACE),
+            _ => None,
+        }
+    }
+
     /// Applies a request; the answer is for whoever proposed it.
     pub(crate) fn apply(
         &mut self,
@@ -26,13 +38,8 @@ impl State {
             }
             _ => {}
         }
-        // Under CORRUPT every request that changes keys or leases is refused.
-        if self.has_alarm(pb::AlarmType::Corrupt) {
-            return Err(errors::CORRUPT);
-        }
-        // NOSPACE lets through what stores nothing new.
-        if self.has_alarm(pb::AlarmType::Nospace) && request.grows() {
-            return Err(errors::NO_SPACE);
+        if let Some(error) = self.refusal(request) {
+            return Err(error);
         }
         match request {
             Request::Put(put) => {

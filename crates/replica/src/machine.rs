@@ -297,6 +297,9 @@ impl Replica {
             self.lost_leadership(actions);
         }
         let entries = ready.take_entries();
+        if let Some(first) = entries.first() {
+            self.replay.written_from(first.index);
+        }
         for entry in &entries {
             self.wal.append(wal::Record::Entry {
                 term: entry.term,
@@ -558,8 +561,8 @@ impl Replica {
         while self.raft_tick_at <= now {
             self.raft_tick_at += self.options.heartbeat_ms;
             late_ticks += 1;
-            // A paused process must not take its own pause for a dead leader; and a lone voter campaigns when its log is
-            // applied, whatever time that takes.
+            // A paused process must not take its own pause for a dead leader; and a lone voter campaigns when what it knew
+            // to be committed is applied, whatever time that takes.
             if late_ticks <= 2 && (self.is_leader() || !self.alone) {
                 self.raft.tick();
             }

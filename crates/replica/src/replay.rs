@@ -80,6 +80,11 @@ impl Replay {
         index <= self.until
     }
 
+    /// This life writes the log from `index` on: what earlier lives left there is gone.
+    pub fn written_from(&mut self, index: Index) {
+        self.until = self.until.min(index - 1);
+    }
+
     /// Whether an entry waits for room.
     pub fn waits(&self) -> bool {
         !self.entries.is_empty()
@@ -148,9 +153,9 @@ impl Replica {
         actions: &mut Vec<Action>,
     ) -> Option<Option<Hold>> {
         assert!(index == self.state.applied() + 1, "entries are applied in order");
-        // What was before it is applied: there is no other value that it could keep.
+        // What was before it is applied: it is known what apply will say, and there is no other value that it could keep.
         let cost = cost(&self.state.store, request, 0);
-        if (cost.room_bytes, cost.run_bytes) == (0, 0) {
+        if (cost.room_bytes, cost.run_bytes) == (0, 0) || self.state.refusal(request).is_some() {
             return Some(None);
         }
         let mut room = tree::Room {
@@ -183,9 +188,12 @@ impl Replica {
         if !refused.is_for_room() {
             actions.push(Action::DiskFailed { what: refused.to_string() });
         } else if !self.wait_once_more() {
+            let advice = match refused.is_of_device() {
+                true => "free some space on the disk of the data directory, then start again",
+                false => "the data file is as long as it can be",
+            };
             let what = format!(
-                "entry {index} of the log cannot be applied again: {refused}; nothing is lost: free some space on the disk \
-                 of the data directory, then start again"
+                "entry {index} of the log cannot be applied again: {refused}; nothing is lost: {advice}"
             );
             actions.push(Action::DiskFailed { what });
         }

@@ -495,3 +495,40 @@ fn a_start_needs_no_room_on_the_disk() {
         files = rig.crash(&mut |count, _| KeepSet::none(count));
     }
 }
+
+/// A removal cannot end the shortage while a pin keeps all that it supersedes: it stops before it has taken what alarms
+/// need, and goes on when the pin is gone.
+#[test]
+fn a_removal_that_frees_nothing_leaves_room_for_alarms() {
+    let setup = Setup { reserve_bytes: 2 << 20, ..Setup::default() };
+    let mut rig = Rig::serving(SimFiles::new(), setup, 1);
+    rig.files.set_capacity(used(&rig.files) + 8 * rig::SEGMENT_BYTES + 4 * rig::CHUNK_BYTES);
+    // Small and many: a step removes little, and copies a path for it.
+    let mut number = 0u32;
+    while ask_again(&mut rig, put(&format!("key-{:03}", number % 200), &[1; 700])).is_ok() {
+        number += 1;
+        assert!(number < 100_000, "the disk did not fill up");
+    }
+    rig.settle();
+    let member = rig.replica.published().member_id;
+    assert_eq!(rig.alarms(), [(member, NOSPACE)]);
+    let (snapshot, revision) = (rig.snapshot(), rig.revision());
+    rig.ask(compact(revision, false)).unwrap();
+    let finished = |rig: &Rig| rig.notes.contains(&Note::CompactionFinished { revision });
+    for round in 0..200 {
+        rig.tick(100);
+        rig.settle();
+        if round % 10 == 0 {
+            rig.ask(alarm(DEACTIVATE, member, NOSPACE)).unwrap();
+        }
+    }
+    assert!(!finished(&rig), "the pin keeps it from its end");
+    drop(snapshot);
+    for _ in 0..200 {
+        rig.tick(100);
+        rig.settle();
+    }
+    assert!(finished(&rig));
+    rig.ask(alarm(DEACTIVATE, member, NOSPACE)).unwrap();
+    ask_again(&mut rig, put("more", &[1; 700])).unwrap();
+}

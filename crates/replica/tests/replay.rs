@@ -155,8 +155,8 @@ fn an_entry_that_waits_takes_the_room_that_comes() {
 /// and so has all else then.
 #[test]
 fn a_start_that_used_the_reserve_removes_what_was_compacted() {
-    // A quarter of it is more than a chunk: what the file has then is less.
-    let setup = Setup { reserve_bytes: 4 << 20, ..long_log() };
+    // What alarms need of it is more than a chunk: the file has less then.
+    let setup = Setup { reserve_bytes: 16 << 20, ..long_log() };
     let mut rig = Rig::serving(SimFiles::new(), setup.clone(), 1);
     for number in 0..60 {
         rig.ask(put("same", &[number; 30_000])).unwrap();
@@ -201,6 +201,28 @@ fn a_start_that_used_the_reserve_removes_what_was_compacted() {
     let kind = pb::AlarmType::Nospace as i32;
     rig.ask(alarm(pb::alarm_request::AlarmAction::Deactivate as i32, member, kind)).unwrap();
     ask_again(&mut rig, put("same", &[60; 30_000])).unwrap();
+}
+
+/// What an alarm refuses when it is applied stores nothing, and waits for no room.
+#[test]
+fn an_entry_that_is_refused_again_needs_no_room() {
+    let mut rig = Rig::serving(SimFiles::new(), long_log(), 1);
+    let member = rig.replica.published().member_id;
+    let kind = pb::AlarmType::Nospace as i32;
+    rig.ask(alarm(pb::alarm_request::AlarmAction::Activate as i32, member, kind)).unwrap();
+    for number in 0..4 {
+        let refused = rig.ask(put("long", &vec![number; rig::CHUNK_BYTES as usize / 2])).unwrap_err();
+        assert_eq!(refused, errors::NO_SPACE);
+    }
+    let (state, mapped) = (rig.fingerprint(), rig.replica.store().allocated_bytes());
+    let files = rig.crash(&mut |count, _| KeepSet::none(count));
+    let data = files.open(replica::DATA_FILE, OpenMode::ReadWrite).unwrap();
+    data.truncate(rig::CHUNK_BYTES).unwrap();
+    data.sync().unwrap();
+    files.set_capacity(used(&files));
+    assert!(mapped > rig::CHUNK_BYTES, "room was made for it in the life before");
+    let mut rig = Rig::serving(files, long_log(), 2);
+    assert_eq!((rig.fingerprint(), waited(&rig)), (state, 0));
 }
 
 /// A disk that fails is not a full one: nobody waits for it.

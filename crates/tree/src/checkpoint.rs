@@ -198,9 +198,10 @@ impl Store {
         Ok(self.checkpoints.newer.stamp)
     }
 
-    /// Pages of a bitmap: a bit for each that the file has, however far it comes to be used.
+    /// Pages of a bitmap: a bit for each that the store knows of, however far they come to be used. The file may have more
+    /// by now, of which none can be held yet.
     fn bitmap_pages(&self) -> u32 {
-        let bits = u64::from(self.space().mapping().pages());
+        let bits = u64::from(self.pages.mapped());
         u32::try_from(bits.div_ceil(8 * PAGE_BYTES as u64)).expect("a bitmap fits a chunk")
     }
 

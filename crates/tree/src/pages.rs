@@ -134,6 +134,11 @@ impl Pages {
         self.waiting_pages
     }
 
+    /// Pages of the file that may be used.
+    pub fn mapped(&self) -> u32 {
+        self.mapped
+    }
+
     /// True when that is news.
     pub fn set_mapped(&mut self, mapped: u32) -> bool {
         assert!(mapped >= self.frontier, "the mapping covers every page in use");

@@ -42,7 +42,12 @@ pub(crate) struct Pass {
     no_hole: u32,
     /// Everything was looked at: the tail only waits to be out of reach.
     moved_all: bool,
+    /// Checkpoints that must end before what was moved has left its holes, once all is moved.
+    freeing: u32,
 }
+
+/// Pages wait for the older of two metas.
+const FREEING_CHECKPOINTS: u32 = 2;
 
 impl Store {
     /// Moves some pages towards the start of the file, as part of the open batch. False when nothing is left to
@@ -60,9 +65,11 @@ impl Store {
             let ceiling = u32::try_from(ceiling).expect("page numbers are 32 bits");
             self.pages.ceiling = Some(ceiling);
             self.hold_bitmaps();
-            self.shrink = Some(Pass { ceiling, tree: 0, key: None, no_hole: u32::MAX, moved_all: false });
+            self.shrink =
+                Some(Pass { ceiling, tree: 0, key: None, no_hole: u32::MAX, moved_all: false, freeing: 0 });
         }
         let mut pass = self.shrink.take().expect("made above");
+        let moved_before = pass.moved_all;
         pass.moved_all |= self.pages.live.next_from(pass.ceiling).is_none();
         let mut moved = 0;
         for _ in 0..STEP_LEAVES {
@@ -83,6 +90,10 @@ impl Store {
             }
         }
         let more = !pass.moved_all;
+        if !moved_before {
+            // One that was cut before frees nothing of it.
+            pass.freeing = FREEING_CHECKPOINTS + u32::from(self.checkpoints.is_running());
+        }
         self.shrink = Some(pass);
         more
     }
@@ -231,8 +242,9 @@ impl Store {
     /// After a checkpoint: lowers the frontier over the tail that a pass has emptied and nobody reaches, and cuts whole
     /// free chunks off the end.
     pub(crate) fn truncate_free_tail(&mut self) -> io::Result<()> {
-        let Some(pass) = self.shrink.as_ref().filter(|pass| pass.moved_all) else { return Ok(()) };
-        let ceiling = pass.ceiling;
+        let Some(pass) = self.shrink.as_mut().filter(|pass| pass.moved_all) else { return Ok(()) };
+        pass.freeing = pass.freeing.saturating_sub(1);
+        let (ceiling, all_freed) = (pass.ceiling, pass.freeing == 0);
         // Jobs that hold page numbers of the tail must have ended.
         if self.shrink_is_held_up() {
             return Ok(());
@@ -251,7 +263,8 @@ impl Store {
         let spoken_of = self.checkpoints.pages();
         let done = frontier <= ceiling && spoken_of <= ceiling;
         let last = frontier - 1;
-        let stays = self.pages.live.contains(last) || self.pages.holds.is_for_bitmap(last);
+        let no_hole = all_freed && self.pages.holds.is_for_bitmap(last);
+        let stays = no_hole || self.pages.live.contains(last);
         let stuck = frontier > ceiling && spoken_of <= frontier && stays;
         if done || stuck {
             self.give_back_tail(frontier);

@@ -39,6 +39,11 @@ impl NoSpace {
     pub fn is_for_room(&self) -> bool {
         disk::is_no_space(&self.source)
     }
+
+    /// The device is full, and others may make room on it.
+    pub fn is_of_device(&self) -> bool {
+        self.is_for_room() && disk::errno(&self.source).is_some()
+    }
 }
 
 impl std::fmt::Display for NoSpace {
@@ -226,6 +231,11 @@ impl Store {
         self.pages.waiting_pages() * PAGE_BYTES as u64
     }
 
+    /// Free in the file as it is, whatever was promised, bytes.
+    pub fn free_bytes(&self) -> u64 {
+        self.pages.free_pages() * PAGE_BYTES as u64
+    }
+
     /// The longest key or value, bytes: one run of pages lies in one chunk. A longer one is the caller's to refuse.
     pub fn longest_bytes(&self) -> usize {
         self.pages.chunk() as usize * PAGE_BYTES - RUN_HEADER_BYTES
@@ -263,7 +273,8 @@ impl Store {
 
     /// As [`Store::reserve`], for a caller that knows more: how much must be in one piece, and how much of the
     /// standing reserve is to stay. What gives room back in the end may go below the reserve. `room` is everything that
-    /// the caller still owes its own callers: it takes the place of what was promised before.
+    /// the caller still owes its own callers: it takes the place of what was promised before. Where it comes to grow the
+    /// file it waits for the device, for a checkpoint's sync that is under way too: jobs ([`Store::grow_job`]) keep that away.
     pub fn make_room(&mut self, room: Room) -> Result<(), NoSpace> {
         let total = room.bytes.div_ceil(PAGE_BYTES as u64) + room.keep_bytes.div_ceil(PAGE_BYTES as u64);
         let run = room.run_bytes.div_ceil(PAGE_BYTES as u64).clamp(1, u64::from(self.pages.chunk()));

@@ -59,3 +59,15 @@ fn a_run_that_is_hard_to_find_excuses_a_full_device_but_no_failing_one() {
     let refused = scattered(Fault::Io).unwrap_err();
     assert!(!refused.is_for_room(), "{refused}");
 }
+
+/// The file has its room, and making that durable fails as if there were none: other writes may be lost in that, so it is
+/// no answer about room.
+#[test]
+fn a_sync_that_says_no_space_left_is_no_answer_about_room() {
+    let files = SimFiles::new();
+    let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+    files.fail_at(files.operations() + 1, Fault::NoSpace);
+    let refused = store.reserve(8 << 20).unwrap_err();
+    assert!(!refused.is_for_room(), "{refused}");
+    assert!(refused.to_string().contains("No space left"), "{refused}");
+}

@@ -13,8 +13,7 @@ use disk::SimFiles;
 
 use crate::world::disk::{ProcessFiles, between};
 
-/// The same disk, whose operations stop where [`interleaved`] says. Not those under a lock of the product: growth,
-/// truncation.
+/// The same disk, whose operations stop where [`interleaved`] says. Not truncation, which is under a lock of the product.
 pub(super) fn stopping(files: &SimFiles) -> ProcessFiles {
     ProcessFiles::new(files.clone(), 0, Random::new(0))
 }
