@@ -44,6 +44,8 @@ pub(crate) struct Shortage {
     segments_then: usize,
     pub segment_retry_at: Millis,
     pub grow_retry_at: Millis,
+    /// Until then the data file does with what it has where what nobody waits for is short of so much, bytes, or more.
+    refused: (Millis, u64),
     pub background_retry_at: Millis,
 }
 
@@ -314,13 +316,34 @@ impl Replica {
 
     fn has_room_for(&mut self, bytes: u64, keep_bytes: u64, actions: &mut Vec<Action>) -> bool {
         let room = tree::Room { bytes: self.waiting.total().room_bytes + bytes, run_bytes: 0, keep_bytes };
-        let made = self.state.store.make_room(room);
-        if let Err(refused) = &made
+        let made = self.make_room_unasked(room, false);
+        if let Err(Some(refused)) = &made
             && !refused.is_for_room()
         {
             actions.push(Action::DiskFailed { what: refused.to_string() });
         }
         made.is_ok()
+    }
+
+    /// Room for work that nobody waits for. It comes back at every turn, and some file systems take long to say that
+    /// there is none: the disk is asked so often and no more, or when it is for the `last` time. Between, `Err(None)` says
+    /// that the file as it is has none.
+    pub(crate) fn make_room_unasked(
+        &mut self,
+        room: tree::Room,
+        last: bool,
+    ) -> Result<(), Option<tree::NoSpace>> {
+        let store = &mut self.state.store;
+        let short_bytes = (room.bytes + room.keep_bytes).saturating_sub(store.free_bytes());
+        let (until, refused_bytes) = self.shortage.refused;
+        if self.now < until && short_bytes >= refused_bytes && !last {
+            return if store.find_room(room) { Ok(()) } else { Err(None) };
+        }
+        let made = store.make_room(room);
+        if made.is_err() {
+            self.shortage.refused = (self.now + BACKGROUND_RETRY_MS, short_bytes);
+        }
+        made.map_err(Some)
     }
 
     fn alarm_is_coming(&self, alarm: pb::AlarmType) -> bool {

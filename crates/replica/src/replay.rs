@@ -20,6 +20,7 @@ use crate::admission::{Tier, cost};
 use crate::checkpoint::RELIEF_CHECKPOINTS;
 use crate::event::{Action, Note, Request};
 use crate::machine::{Replica, decode};
+use crate::waiting::Cost;
 
 /// Before a start gives up it waits for the log's segments that checkpoints let go of, this long.
 const LAST_WAIT_MS: Millis = 1000;
@@ -30,9 +31,13 @@ pub(crate) struct Replay {
     /// Committed and durable, not applied, in order; only those up to `until` stay for longer than a moment.
     pub entries: VecDeque<Entry>,
     room: Room,
+    /// The first of them, where it waits: what it takes is counted once, however often it is tried.
+    tried: Option<(Request, Cost)>,
     /// Until then an entry waits, whatever was freed.
     wait_until: Millis,
-    /// What was applied when an entry found no room the last time that all was freed.
+    /// What was applied when an entry found no room, and pages were to come free.
+    freed_at: Option<Index>,
+    /// What was applied when an entry found no room though all was freed.
     gave_up_at: Option<Index>,
     /// This start has said that it waits.
     told: bool,
@@ -68,7 +73,9 @@ impl Replay {
             until,
             entries,
             room: Room::Ample,
+            tried: None,
             wait_until: 0,
+            freed_at: None,
             gave_up_at: None,
             told: false,
             unpublished: false,
@@ -105,14 +112,27 @@ impl Replica {
             let left = self.replay.covers(entry.index) && entry.get_entry_type() == EntryType::EntryNormal;
             let mut again = None;
             if left && !entry.data.is_empty() {
-                let request = decode(&entry);
-                let Some(hold) = self.make_room_again(entry.index, &request, actions) else {
+                let (request, cost) = self.replay.tried.take().unwrap_or_else(|| self.priced(&entry));
+                let Some(hold) = self.make_room_again(entry.index, &request, cost, actions) else {
+                    self.replay.tried = Some((request, cost));
                     return self.replay.entries.push_front(entry);
                 };
                 again = Some(Again { request, hold });
             }
             self.apply(entry, again, actions);
         }
+    }
+
+    /// What the next entry asks for, and what applying it takes. What was before it is applied: it is known what apply
+    /// will say, and there is no other value that it could keep.
+    fn priced(&self, entry: &Entry) -> (Request, Cost) {
+        assert!(entry.index == self.state.applied() + 1, "entries are applied in order");
+        let request = decode(entry);
+        let cost = match self.state.refusal(&request) {
+            Some(_) => Cost::default(),
+            None => cost(&self.state.store, &request, 0),
+        };
+        (request, cost)
     }
 
     /// Whether a turn would try an entry that waits once more, for pages that came free, or because none will.
@@ -150,12 +170,11 @@ impl Replica {
         &mut self,
         index: Index,
         request: &Request,
+        cost: Cost,
         actions: &mut Vec<Action>,
     ) -> Option<Option<Hold>> {
         assert!(index == self.state.applied() + 1, "entries are applied in order");
-        // What was before it is applied: it is known what apply will say, and there is no other value that it could keep.
-        let cost = cost(&self.state.store, request, 0);
-        if (cost.room_bytes, cost.run_bytes) == (0, 0) || self.state.refusal(request).is_some() {
+        if (cost.room_bytes, cost.run_bytes) == (0, 0) {
             return Some(None);
         }
         let mut room = tree::Room {
@@ -164,11 +183,13 @@ impl Replica {
             keep_bytes: Tier::of(request).keep_bytes(self.state.store.reserve_bytes()),
         };
         self.replay.unpublished = false;
-        let mut made = self.state.store.make_room(room);
+        let mut made = self.make_room_unasked(room, false);
         if made.is_ok() && matches!(self.replay.room, Room::Short { .. }) {
             self.replay.room = Room::Ample;
         }
-        if made.as_ref().is_err_and(tree::NoSpace::is_for_room) {
+        let for_room =
+            |refused: &Option<tree::NoSpace>| refused.as_ref().is_none_or(tree::NoSpace::is_for_room);
+        if made.as_ref().is_err_and(for_room) {
             if self.state.store.is_touched() {
                 self.replay.unpublished = true;
                 return None;
@@ -178,16 +199,17 @@ impl Replica {
                 return None;
             }
             room.keep_bytes = room.keep_bytes.min(self.needed_later_bytes());
-            made = self.state.store.make_room(room);
+            made = self.make_room_unasked(room, self.replay.gave_up_at == Some(index - 1));
         }
         let Err(refused) = made else {
             let hold = if cost.run_bytes > 0 { self.state.store.hold(cost.run_bytes) } else { None };
             assert!(hold.is_some() || cost.run_bytes == 0, "room was made for the run");
             return Some(hold);
         };
-        if !refused.is_for_room() {
-            actions.push(Action::DiskFailed { what: refused.to_string() });
+        if let Some(failed) = refused.as_ref().filter(|refused| !refused.is_for_room()) {
+            actions.push(Action::DiskFailed { what: failed.to_string() });
         } else if !self.wait_once_more() {
+            let refused = refused.expect("the disk is asked before a start gives up");
             let advice = match refused.is_of_device() {
                 true => "free some space on the disk of the data directory, then start again",
                 false => "the data file is as long as it can be",
@@ -219,9 +241,11 @@ impl Replica {
             Room::Short { checkpoints, .. } => short(checkpoints),
         };
         let waits = matches!(self.replay.room, Room::Short { .. });
-        // While a hash is made its pin keeps what checkpoints would free.
-        if waits && !self.is_hashing() {
+        // While a hash is made its pin keeps what checkpoints would free; and a removal goes faster without them.
+        if waits && self.has_background_work() {
             self.checkpoints.relieve(self.now);
+        } else if waits && !self.is_hashing() {
+            self.checkpoints.relieve_at_once();
         }
         if waits && !std::mem::replace(&mut self.replay.told, true) {
             actions.push(Action::Note(Note::ReplayWaitsForRoom { index, wanted_bytes }));
@@ -229,18 +253,21 @@ impl Replica {
         waits
     }
 
-    /// Nothing of the reserve is left for an entry. Whether that is the first time since something was applied: then that
-    /// may have superseded pages, and log may have been let go of.
+    /// Nothing of the reserve is left for an entry. Whether something may still come: what those before it superseded, by
+    /// two checkpoints; then, once, the log that checkpoints have let go of.
     fn wait_once_more(&mut self) -> bool {
         let Room::Last { removed } = self.replay.room else { return false };
         let applied = Some(self.state.applied());
-        if self.replay.gave_up_at == applied {
+        if self.state.store.waiting_bytes() > 0 && self.replay.freed_at != applied {
+            self.replay.freed_at = applied;
+        } else if self.replay.gave_up_at != applied {
+            self.replay.gave_up_at = applied;
+            self.replay.wait_until = self.now + LAST_WAIT_MS;
+        } else {
             return false;
         }
-        self.replay.gave_up_at = applied;
         self.replay.room = Room::Short { removed, checkpoints: 0 };
-        self.replay.wait_until = self.now + LAST_WAIT_MS;
-        self.checkpoints.relieve(self.now);
+        self.checkpoints.relieve_at_once();
         true
     }
 }

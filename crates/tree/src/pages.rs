@@ -145,8 +145,12 @@ impl Pages {
         std::mem::replace(&mut self.mapped, mapped) != mapped
     }
 
-    /// Whether a run of `pages` would find room now; without `thorough`, small holes may hide one.
-    pub fn has_run(&mut self, pages: u32, thorough: bool) -> bool {
+    /// Whether so many pages are free, and `run` of them side by side; without `thorough`, small holes may hide those.
+    pub fn has_room(&mut self, pages: u64, run: u32, thorough: bool) -> bool {
+        self.free_pages() >= pages && self.has_run(run, thorough)
+    }
+
+    fn has_run(&mut self, pages: u32, thorough: bool) -> bool {
         if thorough {
             self.cool();
         }

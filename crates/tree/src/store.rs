@@ -276,17 +276,14 @@ impl Store {
     /// the caller still owes its own callers: it takes the place of what was promised before. Where it comes to grow the
     /// file it waits for the device, for a checkpoint's sync that is under way too: jobs ([`Store::grow_job`]) keep that away.
     pub fn make_room(&mut self, room: Room) -> Result<(), NoSpace> {
-        let total = room.bytes.div_ceil(PAGE_BYTES as u64) + room.keep_bytes.div_ceil(PAGE_BYTES as u64);
-        let run = room.run_bytes.div_ceil(PAGE_BYTES as u64).clamp(1, u64::from(self.pages.chunk()));
-        let run = u32::try_from(run).expect("at most a chunk");
         self.take_growth();
-        while self.pages.free_pages() < total || !self.pages.has_run(run, false) {
+        let (total, run) = self.pages_of(room);
+        while !self.pages.has_room(total, run, false) {
             let short = total.saturating_sub(self.pages.free_pages()).max(1);
             if let Err(source) = self.grow(short) {
                 let refused = NoSpace { wanted_bytes: total * PAGE_BYTES as u64, source };
                 // A disk that fails is not passed over, whatever room there is (law 8).
-                if refused.is_for_room() && self.pages.free_pages() >= total && self.pages.has_run(run, true)
-                {
+                if refused.is_for_room() && self.pages.has_room(total, run, true) {
                     break;
                 }
                 return Err(refused);
@@ -295,6 +292,24 @@ impl Store {
         assert!(self.pages.free_pages() >= total, "what was reserved is there");
         self.promised = room;
         Ok(())
+    }
+
+    /// As [`Store::make_room`], in the file as it is; false when it would have to grow.
+    pub fn find_room(&mut self, room: Room) -> bool {
+        self.take_growth();
+        let (total, run) = self.pages_of(room);
+        let found = self.pages.has_room(total, run, false) || self.pages.has_room(total, run, true);
+        if found {
+            self.promised = room;
+        }
+        found
+    }
+
+    /// All of it, and the longest run.
+    fn pages_of(&self, room: Room) -> (u64, u32) {
+        let total = room.bytes.div_ceil(PAGE_BYTES as u64) + room.keep_bytes.div_ceil(PAGE_BYTES as u64);
+        let run = room.run_bytes.div_ceil(PAGE_BYTES as u64).clamp(1, u64::from(self.pages.chunk()));
+        (total, u32::try_from(run).expect("at most a chunk"))
     }
 
     /// What is still to be taken of the room last promised, bytes, beside what is held: less when some was used, or given up.
