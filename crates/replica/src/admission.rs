@@ -44,7 +44,8 @@ pub(crate) struct Shortage {
     segments_then: usize,
     pub segment_retry_at: Millis,
     pub grow_retry_at: Millis,
-    /// Until then the data file does with what it has where what nobody waits for is short of so much, bytes, or more.
+    /// Until then the data file does with what it has where it would grow by so many chunks, or more, for what nobody
+    /// waits for.
     refused: (Millis, u64),
     pub background_retry_at: Millis,
 }
@@ -335,13 +336,14 @@ impl Replica {
     ) -> Result<(), Option<tree::NoSpace>> {
         let store = &mut self.state.store;
         let short_bytes = (room.bytes + room.keep_bytes).saturating_sub(store.free_bytes());
-        let (until, refused_bytes) = self.shortage.refused;
-        if self.now < until && short_bytes >= refused_bytes && !last {
+        let chunks = short_bytes.max(1).div_ceil(store.chunk_bytes());
+        let (until, refused_chunks) = self.shortage.refused;
+        if self.now < until && chunks >= refused_chunks && !last {
             return if store.find_room(room) { Ok(()) } else { Err(None) };
         }
         let made = store.make_room(room);
         if made.is_err() {
-            self.shortage.refused = (self.now + BACKGROUND_RETRY_MS, short_bytes);
+            self.shortage.refused = (self.now + BACKGROUND_RETRY_MS, chunks);
         }
         made.map_err(Some)
     }

@@ -5,7 +5,7 @@
 //! too much. So an entry that finds no room waits here, and those behind it: for what compactions left to be removed, as
 //! much of it as there is, then for two checkpoints, which bring superseded pages out of the reach of both metas, and
 //! let go of log. After that it may use the reserve, but for what removals and checkpoints live on. What finds
-//! no room even then, twice, ends the process; a checkpoint has what was applied, and the next start goes on there. That
+//! no room even then, with all freed that could be, ends the process; a checkpoint has what was applied, and the next start goes on there. That
 //! takes a data file that lost its tail, or free pages in pieces so small that a long value finds none side by side.
 //!
 //! Must not know who is answered: nobody waits for these entries.
@@ -22,7 +22,8 @@ use crate::event::{Action, Note, Request};
 use crate::machine::{Replica, decode};
 use crate::waiting::Cost;
 
-/// Before a start gives up it waits for the log's segments that checkpoints let go of, this long.
+/// Before a start gives up it waits for the log's segments that checkpoints let go of and that are not kept for the next
+/// ones, this long.
 const LAST_WAIT_MS: Millis = 1000;
 
 pub(crate) struct Replay {
@@ -31,8 +32,8 @@ pub(crate) struct Replay {
     /// Committed and durable, not applied, in order; only those up to `until` stay for longer than a moment.
     pub entries: VecDeque<Entry>,
     room: Room,
-    /// The first of them, where it waits: what it takes is counted once, however often it is tried.
-    tried: Option<(Request, Cost)>,
+    /// The first of them, where it waits.
+    tried: Option<Tried>,
     /// Until then an entry waits, whatever was freed.
     wait_until: Millis,
     /// What was applied when an entry found no room, and pages were to come free.
@@ -50,6 +51,14 @@ pub(crate) struct Again {
     pub request: Request,
     /// For its runs of several pages.
     pub hold: Option<Hold>,
+}
+
+/// An entry that found no room: what it takes is not counted each time that it is tried, for it may delete many keys.
+struct Tried {
+    request: Request,
+    cost: Cost,
+    /// When that was counted.
+    removed: Removed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,12 +121,13 @@ impl Replica {
             let left = self.replay.covers(entry.index) && entry.get_entry_type() == EntryType::EntryNormal;
             let mut again = None;
             if left && !entry.data.is_empty() {
-                let (request, cost) = self.replay.tried.take().unwrap_or_else(|| self.priced(&entry));
-                let Some(hold) = self.make_room_again(entry.index, &request, cost, actions) else {
-                    self.replay.tried = Some((request, cost));
+                let tried = self.replay.tried.take().filter(|tried| self.is_priced(tried));
+                let tried = tried.unwrap_or_else(|| self.priced(&entry));
+                let Some(hold) = self.make_room_again(entry.index, &tried, actions) else {
+                    self.replay.tried = Some(tried);
                     return self.replay.entries.push_front(entry);
                 };
-                again = Some(Again { request, hold });
+                again = Some(Again { request: tried.request, hold });
             }
             self.apply(entry, again, actions);
         }
@@ -125,14 +135,20 @@ impl Replica {
 
     /// What the next entry asks for, and what applying it takes. What was before it is applied: it is known what apply
     /// will say, and there is no other value that it could keep.
-    fn priced(&self, entry: &Entry) -> (Request, Cost) {
+    fn priced(&self, entry: &Entry) -> Tried {
         assert!(entry.index == self.state.applied() + 1, "entries are applied in order");
         let request = decode(entry);
         let cost = match self.state.refusal(&request) {
             Some(_) => Cost::default(),
             None => cost(&self.state.store, &request, 0),
         };
-        (request, cost)
+        Tried { request, cost, removed: self.removed() }
+    }
+
+    /// Whether that still holds. A removal makes it less, so it is counted anew when one has come to its end, or to
+    /// where it has no room.
+    fn is_priced(&self, tried: &Tried) -> bool {
+        tried.removed == self.removed() || self.has_background_work()
     }
 
     /// Whether a turn would try an entry that waits once more, for pages that came free, or because none will.
@@ -169,8 +185,7 @@ impl Replica {
     fn make_room_again(
         &mut self,
         index: Index,
-        request: &Request,
-        cost: Cost,
+        Tried { request, cost, .. }: &Tried,
         actions: &mut Vec<Action>,
     ) -> Option<Option<Hold>> {
         assert!(index == self.state.applied() + 1, "entries are applied in order");
@@ -269,5 +284,21 @@ impl Replica {
         self.replay.room = Room::Short { removed, checkpoints: 0 };
         self.checkpoints.relieve_at_once();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_life_writes_over_is_no_earlier_ones() {
+        let mut replay = Replay::new(10);
+        replay.written_from(11);
+        assert!(replay.covers(10) && !replay.covers(11));
+        replay.written_from(8);
+        assert!(replay.covers(7) && !replay.covers(8) && !replay.covers(10));
+        replay.written_from(9);
+        assert!(!replay.covers(8), "what is gone does not come back");
     }
 }

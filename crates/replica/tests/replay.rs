@@ -8,7 +8,7 @@ use mainstay_replica as replica;
 use proto::errors;
 use proto::etcdserverpb as pb;
 use replica::{CheckpointPolicy, Event, Note};
-use rig::{Rig, Setup, alarm, ask_again, compact, grant, put, put_leased, used};
+use rig::{Rig, Setup, alarm, ask_again, compact, delete, grant, put, put_leased, used};
 
 /// No checkpoint, unless something needs one: a start has the whole log to apply again.
 fn long_log() -> Setup {
@@ -77,6 +77,7 @@ fn a_start_on_a_full_disk_needs_no_more_room_than_the_life_before() {
         let setup = Setup { late: start % 2 == 0, ..long_log() };
         let mut rig = Rig::open(first, setup.clone(), start).unwrap_or_else(|error| panic!("{error}"));
         come_up(&mut rig);
+        assert!(rig.now < 1000, "checkpoints wait for nobody's sake: {} ms", rig.now);
         assert_eq!((rig.ready, rig.failed.take()), (1, None), "start {start}");
         assert_eq!(waited(&rig), 1, "start {start}: said once");
         assert_eq!(rig.fingerprint(), state, "start {start}");
@@ -212,6 +213,37 @@ fn a_start_that_used_the_reserve_removes_what_was_compacted() {
     let kind = pb::AlarmType::Nospace as i32;
     rig.ask(alarm(pb::alarm_request::AlarmAction::Deactivate as i32, member, kind)).unwrap();
     ask_again(&mut rig, put("same", &[60; 30_000])).unwrap();
+}
+
+/// A delete of many keys is thought to take all that is in use, or less where less is: what its price was before a
+/// removal is not what it is after.
+#[test]
+fn an_entry_is_priced_again_when_what_it_waits_for_is_removed() {
+    let mut rig = Rig::serving(SimFiles::new(), long_log(), 1);
+    for number in 0..1500 {
+        ask_again(&mut rig, put(&format!("many-{number:04}"), &[1; 1000])).unwrap();
+    }
+    for number in 0..200 {
+        ask_again(&mut rig, put("same", &[number; 30_000])).unwrap();
+    }
+    let revision = rig.revision();
+    rig.ask(compact(revision, false)).unwrap();
+    rig.settle();
+    assert!(rig.notes.contains(&Note::CompactionFinished { revision }));
+    rig.ask(delete("many-", "many.")).unwrap();
+    let state = rig.fingerprint();
+    let files = rig.crash(&mut |count, _| KeepSet::all(count));
+    // As it was before the removal: for long steps of that it grew.
+    let data = files.open(replica::DATA_FILE, OpenMode::ReadWrite).unwrap();
+    data.truncate(42 * rig::CHUNK_BYTES).unwrap();
+    data.sync().unwrap();
+    files.set_capacity(used(&files));
+    let mut rig = Rig::open(files, long_log(), 2).unwrap_or_else(|error| panic!("{error}"));
+    // What the log gives back goes to others.
+    rig.files.set_capacity(0);
+    come_up(&mut rig);
+    assert_eq!((rig.ready, rig.failed.take(), waited(&rig)), (1, None, 1));
+    assert_eq!(rig.fingerprint(), state);
 }
 
 /// What an alarm refuses when it is applied stores nothing, and waits for no room.

@@ -231,7 +231,12 @@ impl Store {
         self.pages.waiting_pages() * PAGE_BYTES as u64
     }
 
-    /// Free in the file as it is, whatever was promised, bytes.
+    /// The file grows by so much, bytes.
+    pub fn chunk_bytes(&self) -> u64 {
+        u64::from(self.pages.chunk()) * PAGE_BYTES as u64
+    }
+
+    /// Free in the file as the store knows it, whatever was promised, bytes.
     pub fn free_bytes(&self) -> u64 {
         self.pages.free_pages() * PAGE_BYTES as u64
     }
