@@ -78,7 +78,8 @@ impl Mapping {
     }
 
     /// Takes the chunks that are wholly at or above page `pages` out of the mapping and off the file. Nobody may
-    /// use them or be growing the file, and no reader may reach them any more. The new size is durable after the next `sync`.
+    /// use them or be growing the file, and no reader may reach them any more. The new size is durable after the next
+    /// `sync`.
     pub fn shrink(&self, pages: u32) -> io::Result<()> {
         let mut chunks = self.lock();
         let keep = pages.div_ceil(self.chunk_pages()) as usize;

@@ -273,7 +273,7 @@ impl Replica {
             let steps = [
                 (COMPACTION_STEP_CHANGES, keep_bytes),
                 (COMPACTION_STEP_CHANGES / 8, keep_bytes),
-                (1, self.last_kept_bytes().min(keep_bytes)),
+                (1, self.last_kept_bytes(keep_bytes)),
             ];
             let step = steps
                 .into_iter()
@@ -298,16 +298,17 @@ impl Replica {
     }
 
     /// What the smallest step of a removal leaves alone: it ends a shortage, so it may use what alarms need too, but only
-    /// when they would find no room anyway, or what the steps before have superseded is free again.
-    fn last_kept_bytes(&self) -> u64 {
+    /// when they would find no room anyway, or what the steps before have superseded is free again. While somebody waits
+    /// it leaves what other steps do.
+    fn last_kept_bytes(&self, keep_bytes: u64) -> u64 {
+        if !self.waiting.is_empty() {
+            return keep_bytes;
+        }
         let (store, own_bytes) = (&self.state.store, self.own_entries_bytes());
         let alarms_bytes = Tier::Own.keep_bytes(store.reserve_bytes()).max(own_bytes);
         let waiting_bytes = store.waiting_bytes();
-        match self.waiting.is_empty() {
-            false => u64::MAX,
-            true if waiting_bytes == 0 || store.free_bytes() + waiting_bytes < alarms_bytes => own_bytes,
-            true => alarms_bytes,
-        }
+        let spends_all = waiting_bytes == 0 || store.free_bytes() + waiting_bytes < alarms_bytes;
+        keep_bytes.min(if spends_all { own_bytes } else { alarms_bytes })
     }
 
     /// What the few entries take that the replica may propose by itself, whatever room there is, bytes.

@@ -46,9 +46,8 @@ impl Default for Policy {
     }
 }
 
-/// A full disk is relieved by this many checkpoints: pages wait for the older of two metas.
-pub(crate) const RELIEF_CHECKPOINTS: u32 = 2;
-/// But only so often, however many requests find no room.
+/// A full disk is relieved by checkpoints that free what was superseded; but only so often, however many requests find no
+/// room.
 const RELIEF_INTERVAL_MS: Millis = 1000;
 
 pub(crate) struct Checkpoints {
@@ -125,7 +124,7 @@ impl Checkpoints {
     /// Room in the data file ran out: superseded pages must come free.
     pub fn relieve(&mut self, now: Millis) {
         if self.relief == 0 && now >= self.relief_again_at {
-            self.relief = RELIEF_CHECKPOINTS;
+            self.relief = tree::FREEING_CHECKPOINTS;
             self.relief_again_at = now + RELIEF_INTERVAL_MS;
         }
     }
@@ -133,7 +132,7 @@ impl Checkpoints {
     /// The same, for whom nobody else is kept waiting: without regard to the last time.
     pub fn relieve_at_once(&mut self) {
         if self.relief == 0 {
-            self.relief = RELIEF_CHECKPOINTS;
+            self.relief = tree::FREEING_CHECKPOINTS;
         }
     }
 

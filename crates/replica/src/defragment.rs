@@ -23,8 +23,6 @@ use crate::state::State;
 
 /// One step copies at most this, bytes: the paths to the leaves that it looks at, and what it moves.
 const STEP_ROOM_BYTES: u64 = 4 << 20;
-/// Pages wait for the older of two metas.
-const FREEING_CHECKPOINTS: u32 = 2;
 /// Two until what moved is free, two until no meta speaks of the tail, and as many again for what comes between.
 const EMPTYING_CHECKPOINTS: u32 = 8;
 /// Nobody waits longer.
@@ -71,7 +69,7 @@ impl State {
         self.defragmentation.before_bytes = self.store.file_bytes();
         self.defragmentation.phase = match self.store.waiting_bytes() {
             0 => Phase::Moving,
-            _ => Phase::Freeing { checkpoints: FREEING_CHECKPOINTS + self.checkpoints_under_way() },
+            _ => Phase::Freeing { checkpoints: tree::FREEING_CHECKPOINTS + self.checkpoints_under_way() },
         };
     }
 

@@ -4,9 +4,10 @@
 //! pages back. One after the other, without removals, they can want more than there ever was; on a full disk that is
 //! too much. So an entry that finds no room waits here, and those behind it: for what compactions left to be removed, as
 //! much of it as there is, then for two checkpoints, which bring superseded pages out of the reach of both metas, and
-//! let go of log. After that it may use the reserve, but for what removals and checkpoints live on. What finds
-//! no room even then, with all freed that could be, ends the process; a checkpoint has what was applied, and the next start goes on there. That
-//! takes a data file that lost its tail, or free pages in pieces so small that a long value finds none side by side.
+//! let go of log. After that it may use the reserve, but for what removals and checkpoints live on. What finds no room
+//! even then, with all freed that could be, ends the process; a checkpoint has what was applied, and the next start goes
+//! on there. That takes a data file that lost its tail, or free pages in pieces so small that a long value finds none
+//! side by side.
 //!
 //! Must not know who is answered: nobody waits for these entries.
 
@@ -17,7 +18,6 @@ use raft::eraftpb::{Entry, EntryType};
 use tree::Hold;
 
 use crate::admission::{Tier, cost};
-use crate::checkpoint::RELIEF_CHECKPOINTS;
 use crate::event::{Action, Note, Request};
 use crate::machine::{Replica, decode};
 use crate::waiting::Cost;
@@ -176,7 +176,7 @@ impl Replica {
         let store = &self.state.store;
         let nothing_to_write = store.waiting_bytes() == 0 && store.stamp() == store.durable_stamp();
         let under_way = store.checkpoint_running() || store.is_dropping() || self.is_hashing();
-        let freed = checkpoints >= RELIEF_CHECKPOINTS || nothing_to_write;
+        let freed = checkpoints >= tree::FREEING_CHECKPOINTS || nothing_to_write;
         freed && !under_way && !self.has_background_work() && self.now >= self.replay.wait_until
     }
 
@@ -227,7 +227,10 @@ impl Replica {
             let refused = refused.expect("the disk is asked before a start gives up");
             let advice = match refused.is_of_device() {
                 true => "free some space on the disk of the data directory, then start again",
-                false => "the data file is as long as it can be",
+                false => {
+                    "the data file is as long as it can be: start again, and if that does not help, restore a snapshot into \
+                     a new data directory"
+                }
             };
             let what = format!(
                 "entry {index} of the log cannot be applied again: {refused}; nothing is lost: {advice}"

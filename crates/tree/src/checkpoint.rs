@@ -31,6 +31,10 @@ use crate::pages::Extent;
 use crate::space::Space;
 use crate::store::Store;
 
+/// After so many checkpoints, cut since, what was superseded is free, pins aside: it waits for the older of two metas.
+pub const FREEING_CHECKPOINTS: u32 = 2;
+/// Two that are durable, and the next.
+const BITMAPS: usize = 3;
 /// One write, at most, pages: 1 MiB.
 const WRITE_PAGES: u32 = 256;
 /// Writes handed to the device together, at most: what `write_many` keeps in flight.
@@ -210,7 +214,7 @@ impl Store {
     pub(crate) fn hold_bitmaps(&mut self) {
         let pages = self.bitmap_pages();
         let there = self.checkpoints.held().filter(|bitmap| bitmap.pages >= pages).count();
-        self.pages.hold_bitmaps(3usize.saturating_sub(there), pages);
+        self.pages.hold_bitmaps(BITMAPS.saturating_sub(there), pages);
     }
 
     /// The stamp of the newest durable checkpoint.

@@ -31,7 +31,7 @@ mod verify;
 mod view;
 mod walk;
 
-pub use checkpoint::{CheckpointDone, CheckpointJob};
+pub use checkpoint::{CheckpointDone, CheckpointJob, FREEING_CHECKPOINTS};
 pub use cold::{DropDone, DropJob, PopulateJob};
 pub use cursor::Cursor;
 pub use hold::Hold;

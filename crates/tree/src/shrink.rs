@@ -13,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::TreeId;
+use crate::checkpoint::FREEING_CHECKPOINTS;
 use crate::edit;
 use crate::meta::SLOTS;
 use crate::node::*;
@@ -45,9 +46,6 @@ pub(crate) struct Pass {
     /// Checkpoints that must end before what was moved has left its holes, once all is moved.
     freeing: u32,
 }
-
-/// Pages wait for the older of two metas.
-const FREEING_CHECKPOINTS: u32 = 2;
 
 impl Store {
     /// Moves some pages towards the start of the file, as part of the open batch. False when nothing is left to

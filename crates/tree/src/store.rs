@@ -279,7 +279,8 @@ impl Store {
     /// As [`Store::reserve`], for a caller that knows more: how much must be in one piece, and how much of the
     /// standing reserve is to stay. What gives room back in the end may go below the reserve. `room` is everything that
     /// the caller still owes its own callers: it takes the place of what was promised before. Where it comes to grow the
-    /// file it waits for the device, for a checkpoint's sync that is under way too: jobs ([`Store::grow_job`]) keep that away.
+    /// file it waits for the device, for a checkpoint's sync that is under way too: jobs ([`Store::grow_job`]) keep
+    /// that away.
     pub fn make_room(&mut self, room: Room) -> Result<(), NoSpace> {
         self.take_growth();
         let (total, run) = self.pages_of(room);
@@ -317,7 +318,8 @@ impl Store {
         (total, u32::try_from(run).expect("at most a chunk"))
     }
 
-    /// What is still to be taken of the room last promised, bytes, beside what is held: less when some was used, or given up.
+    /// What is still to be taken of the room last promised, bytes, beside what is held: less when some was used, or given
+    /// up.
     pub fn owes(&mut self, bytes: u64) {
         self.promised = Room { bytes, run_bytes: 0, keep_bytes: 0 };
     }

@@ -50,7 +50,7 @@ fn a_full_file_has_pages_for_its_checkpoints() {
 }
 
 /// A store of a little data, bitmaps of two pages in the third chunk, and below them free pages of which no two lie side
-/// by side: what is between them is handed out.
+/// by side, few enough to look at all: what is between them is handed out.
 fn scattered(files: &SimFiles) -> (Store, Vec<Hold>) {
     let mut store = Store::open(files, "data", SPECS, wide()).unwrap();
     for number in 0..100u64 {
@@ -60,14 +60,13 @@ fn scattered(files: &SimFiles) -> (Store, Vec<Hold>) {
     }
     (0..3).for_each(|_| checkpoint(&mut store));
     store.reserve(32 << 20).unwrap();
-    let taken: Vec<_> = (0..4096).map(|_| store.hold(4096).unwrap()).collect();
+    let taken: Vec<_> = (0..1200).map(|_| store.hold(4096).unwrap()).collect();
     store.reserve(128 << 20).unwrap();
     (0..3).for_each(|_| checkpoint(&mut store));
-    let (every_other, between): (Vec<_>, Vec<_>) =
-        taken.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
-    every_other.into_iter().for_each(|(_, hold)| store.give_back(hold));
+    let (single, between): (Vec<_>, Vec<_>) = taken.into_iter().enumerate().partition(|(at, _)| at % 8 == 0);
+    single.into_iter().for_each(|(_, hold)| store.give_back(hold));
     (0..3).for_each(|_| checkpoint(&mut store));
-    assert!(store.file_bytes() > 16 << 20 && store.used_bytes() < 3 << 20, "{}", store.file_bytes());
+    assert!(store.file_bytes() > 4 << 20 && store.used_bytes() < 3 << 20, "{}", store.file_bytes());
     (store, between.into_iter().map(|(_, hold)| hold).collect())
 }
 
@@ -86,7 +85,7 @@ fn a_bitmap_without_a_hole_below_the_line_does_not_keep_a_pass_open() {
             break;
         }
     }
-    assert!(store.file_bytes() > 16 << 20);
+    assert!(store.file_bytes() > 4 << 20);
     taken.into_iter().for_each(|hold| store.give_back(hold));
     while store.shrink_step() {}
     store.publish();
@@ -95,10 +94,10 @@ fn a_bitmap_without_a_hole_below_the_line_does_not_keep_a_pass_open() {
     verified(&store);
 }
 
-/// It does not end before what was superseded when all had moved is free: that may be the hole for which a bitmap waits,
-/// whichever of the three lies highest.
+/// Holes that come while a pass is open are for the bitmaps beyond its line, whichever of the three lies highest: it goes
+/// on to its end. (It also waits two checkpoints for them; no order of checkpoints was found here that would miss that.)
 #[test]
-fn a_pass_waits_for_the_holes_that_come() {
+fn bitmaps_go_to_the_holes_that_come_during_a_pass() {
     for rotated in 0..3 {
         let files = SimFiles::new();
         let (mut store, taken) = scattered(&files);
