@@ -183,6 +183,12 @@ fn a_power_loss_took_back_room_that_was_promised() {
     find_nothing_any_more(&[53772], Focus::Disk);
 }
 
+/// The product's; directly: `where_pages_are_scarce_single_ones_leave_long_holes_alone` of `tree/src/pages.rs`.
+#[test]
+fn a_start_on_a_full_disk_splintered_the_only_long_run() {
+    find_nothing_any_more(&[15918], Focus::Disk);
+}
+
 /// The checkers' own: no checkpoint was made in all of the run, and the store at rest was read as if there had been one.
 #[test]
 fn a_store_that_never_saw_a_checkpoint_was_taken_for_a_broken_one() {

@@ -258,6 +258,24 @@ impl FreeSet {
         self.run_cursor = if holes == 0 { from } else { 0 };
         None
     }
+
+    /// As [`FreeSet::find_run`], in the shortest of the lowest holes: the others keep their length.
+    pub fn find_tight(&self, pages: u32, chunk: u32) -> Option<u32> {
+        assert!(pages > 0 && pages <= chunk, "a run of {pages} pages does not fit a chunk of {chunk}");
+        let (mut from, mut best) = (0, None);
+        for _ in 0..RUN_SEARCH_HOLES {
+            let Some(hole) = self.next_from(from) else { break };
+            let length = self.length_at(hole, chunk - hole % chunk);
+            if length >= pages && best.is_none_or(|(shortest, _)| length < shortest) {
+                best = Some((length, hole));
+                if length == pages {
+                    break;
+                }
+            }
+            from = hole + length;
+        }
+        best.map(|(_, hole)| hole)
+    }
 }
 
 #[cfg(test)]
@@ -303,6 +321,28 @@ mod tests {
     }
 
     #[test]
+    fn a_tight_run_lies_in_the_shortest_hole_that_has_it() {
+        let mut random = Random::new(5);
+        for _ in 0..300 {
+            let mut set = FreeSet::default();
+            let members: BTreeSet<u32> = (0..200).map(|_| random.below(400) as u32).collect();
+            members.iter().for_each(|no| set.insert(*no));
+            // By hole within a chunk: its length, and where it begins.
+            let mut holes: Vec<(u32, u32)> = Vec::new();
+            for no in &members {
+                match holes.last_mut() {
+                    Some((length, first)) if *first + *length == *no && no % 32 != 0 => *length += 1,
+                    _ => holes.push((1, *no)),
+                }
+            }
+            for pages in 1..=32 {
+                let tightest = holes.iter().filter(|(length, _)| *length >= pages).min();
+                assert_eq!(set.find_tight(pages, 32), tightest.map(|(_, first)| *first), "{pages}");
+            }
+        }
+    }
+
+    #[test]
     fn runs_are_whole_free_and_inside_a_chunk() {
         let mut random = Random::new(4);
         let mut set = FreeSet::default();
@@ -327,7 +367,7 @@ mod tests {
             assert!(!(0..4096).any(|at| has(&model, at, n)), "a thorough search misses nothing");
         }
         assert_eq!(set.count(), 0);
-        assert_eq!(set.find_run(1, 32, false), None);
+        assert_eq!((set.find_run(1, 32, false), set.find_tight(1, 32)), (None, None));
     }
 
     #[test]

@@ -18,6 +18,10 @@
 //! Free pages that are private memory already are used before others: reading a stale page of the file only to
 //! overwrite it is dear.
 //!
+//! Where few pages are free, for the disk is full, long runs are dearer still: what needs less comes from the shortest
+//! holes. A start depends on it. It has the runs that the life before filled since the last checkpoint, and must have
+//! them yet when it comes to the entries that filled them.
+//!
 //! Numbers: a page superseded in batch `w` is reached by publications below `w` only.
 
 use std::collections::VecDeque;
@@ -91,6 +95,8 @@ pub(crate) struct Pages {
     durable: VecDeque<(u64, Vec<Extent>)>,
     pub(crate) waiting_pages: u64,
     spare: Vec<Vec<Extent>>,
+    /// Where fewer are free, long holes are spared.
+    pub scarce_pages: u64,
     /// The file shrinks to this: freed pages go among the others at once, and runs take the lowest hole.
     pub ceiling: Option<u32>,
     /// Set aside for runs to come.
@@ -143,6 +149,10 @@ impl Pages {
     pub fn set_mapped(&mut self, mapped: u32) -> bool {
         assert!(mapped >= self.frontier, "the mapping covers every page in use");
         std::mem::replace(&mut self.mapped, mapped) != mapped
+    }
+
+    fn are_scarce(&self) -> bool {
+        self.free_pages() < self.scarce_pages
     }
 
     /// Whether so many pages are free, and `run` of them side by side; without `thorough`, small holes may hide those.
@@ -212,13 +222,14 @@ impl Pages {
             (first..first + pages).for_each(|no| assert!(self.loose.remove(no), "hot page {no} is known"));
             return Some(first);
         }
-        let shrinking = self.ceiling.is_some();
+        let (shrinking, scarce) = (self.ceiling.is_some(), self.are_scarce());
         let warm = match pages {
-            _ if shrinking => None,
+            _ if shrinking || scarce => None,
             1 => self.warm.next_from(0),
             _ => self.warm.find_run(pages, self.chunk, false),
         };
         let found = warm.or_else(|| match pages {
+            _ if scarce && !shrinking => self.free.find_tight(pages, self.chunk),
             1 => self.free.next_from(0),
             _ => self.free.find_run(pages, self.chunk, shrinking),
         });
@@ -244,7 +255,7 @@ impl Pages {
     /// A page for a leaf at the right edge of a tree; `None` when none can be set aside, and any page will do.
     pub fn allocate_at_edge(&mut self) -> Option<u32> {
         if self.edge.is_empty() {
-            if self.ceiling.is_some() {
+            if self.ceiling.is_some() || self.are_scarce() {
                 return None;
             }
             let pages = self.window();
@@ -609,6 +620,27 @@ mod tests {
             assert!(pages.allocate(1).is_some(), "what counts as free can be allocated");
         }
         assert_eq!(pages.allocate(1), None);
+    }
+
+    /// A start on a full disk gave its only long run to single pages and to a bitmap, and had none for the value that the
+    /// life before had stored there.
+    #[test]
+    fn where_pages_are_scarce_single_ones_leave_long_holes_alone() {
+        for scarce_pages in [0, 64] {
+            let mut pages = Pages { scarce_pages, ..Pages::new(2, 48, 16) };
+            let all: Vec<u32> = (2..48).map(|_| pages.allocate(1).unwrap()).collect();
+            // Page 2 to 7, then every other one up to 32.
+            for no in all.iter().filter(|no| **no < 8 || (**no < 32 && **no % 2 == 0)) {
+                pages.supersede(Extent { page: *no, pages: 1 }, true);
+            }
+            pages.cool();
+            let taken = [pages.allocate_held(1), pages.allocate_at_edge().or_else(|| pages.allocate(1))];
+            assert!(taken.iter().all(|no| no.is_some()));
+            let run = pages.allocate(6);
+            assert_eq!(run, (scarce_pages > 0).then_some(2), "{taken:?}");
+            while pages.allocate(1).is_some() {}
+            assert_eq!(pages.free_pages(), 0, "and at last all of them are used");
+        }
     }
 
     #[test]
