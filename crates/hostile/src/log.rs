@@ -9,6 +9,7 @@
 //! Input: a script of appends, flushes and restarts, then edits ([`crate::damage`]) of the files.
 
 use base::crc32c;
+use base::limits::SEGMENTS_READY;
 use disk::{BLOCK, SimFiles};
 use wal::{Entry, HardState, Options, Record, Recovered, Wal, WalError};
 
@@ -94,7 +95,7 @@ impl Writer {
     /// Brings everything to the disk.
     fn settle(&mut self) {
         loop {
-            if let Some(job) = self.wal.wants_segment() {
+            if let Some(job) = self.wal.wants_segment(SEGMENTS_READY) {
                 self.wal.segment_ready(job.run(&self.files).expect("no fault"));
             }
             let Some(write) = self.wal.submit() else { break };

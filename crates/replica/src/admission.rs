@@ -420,14 +420,14 @@ impl Replica {
     /// Jobs that keep ahead of what is needed.
     pub(crate) fn prepare_room(&mut self, actions: &mut Vec<Action>) {
         if self.now >= self.shortage.segment_retry_at
-            && let Some(job) = self.wal.wants_segment()
+            && let Some(job) = self.wal.wants_segment(self.segments_wanted())
         {
             self.shortage.segments_then = self.wal.segments();
             actions.push(Action::PrepareSegment(job));
         }
-        // Growing blocks, so a helper keeps ahead: by half of the reserve, and by what comes when the load doubles.
+        // Growing blocks, so a helper keeps ahead, and by what comes when the load doubles.
         let total = self.waiting.total();
-        let ahead_bytes = self.state.store.reserve_bytes() / 2 + 2 * (total.room_bytes + total.run_bytes);
+        let ahead_bytes = self.state.store.ahead_bytes() + 2 * (total.room_bytes + total.run_bytes);
         if self.now >= self.shortage.grow_retry_at
             && let Some(job) = self.state.store.grow_job(ahead_bytes)
         {

@@ -129,7 +129,15 @@ impl std::fmt::Display for OpenError {
     }
 }
 
-impl std::error::Error for OpenError {}
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            OpenError::Store(error) => error.source(),
+            OpenError::Log(error) => error.source(),
+            _ => None,
+        }
+    }
+}
 
 /// Opens or founds the member that lives in `files`.
 pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport), OpenError> {

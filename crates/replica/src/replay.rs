@@ -4,15 +4,16 @@
 //! pages back. One after the other, without removals, they can want more than there ever was; on a full disk that is
 //! too much. So an entry that finds no room waits here, and those behind it: for what compactions left to be removed, as
 //! much of it as there is, then for two checkpoints, which bring superseded pages out of the reach of both metas, and
-//! let go of log. After that it may use the reserve, but for what removals and checkpoints live on. What finds no room
-//! even then, with all freed that could be, ends the process; a checkpoint has what was applied, and the next start goes
-//! on there. That takes a data file that lost its tail, or free pages in pieces so small that a long value finds none
-//! side by side.
+//! let go of log. After that it may use the reserve, but for what removals and checkpoints live on. At last the log gives
+//! back the segments that it keeps to use again, so that the file can grow. What finds no room even then, with all freed
+//! that could be, ends the process; a checkpoint has what was applied, and the next start goes on there. That takes a
+//! data file that lost its tail, or free pages in pieces so small that a long value finds none side by side.
 //!
 //! Must not know who is answered: nobody waits for these entries.
 
 use std::collections::VecDeque;
 
+use base::limits::SEGMENTS_READY;
 use base::{Index, Millis};
 use raft::eraftpb::{Entry, EntryType};
 use tree::Hold;
@@ -22,8 +23,7 @@ use crate::event::{Action, Note, Request};
 use crate::machine::{Replica, decode};
 use crate::waiting::Cost;
 
-/// Before a start gives up it waits for the log's segments that checkpoints let go of and that are not kept for the next
-/// ones, this long.
+/// Before a start gives up it waits for the log's segments that are given back, this long.
 const LAST_WAIT_MS: Millis = 1000;
 
 pub(crate) struct Replay {
@@ -151,6 +151,12 @@ impl Replica {
         tried.removed == self.removed() || self.has_background_work()
     }
 
+    /// Segments of the log that are to be ready: while entries of earlier lives are left to be applied, the disk's room is
+    /// for them, but for what the next start needs.
+    pub(crate) fn segments_wanted(&self) -> usize {
+        if self.replay.covers(self.state.applied() + 1) { 1 } else { SEGMENTS_READY }
+    }
+
     /// Whether a turn would try an entry that waits once more, for pages that came free, or because none will.
     pub(crate) fn has_replay_work(&self) -> bool {
         if self.replay.unpublished {
@@ -223,14 +229,16 @@ impl Replica {
         };
         if let Some(failed) = refused.as_ref().filter(|refused| !refused.is_for_room()) {
             actions.push(Action::DiskFailed { what: failed.to_string() });
-        } else if !self.wait_once_more() {
+        } else if !self.wait_once_more(room) {
             let refused = refused.expect("the disk is asked before a start gives up");
+            let chunk_bytes = self.state.store.chunk_bytes();
             let advice = match refused.is_of_device() {
-                true => "free some space on the disk of the data directory, then start again",
-                false => {
-                    "the data file is as long as it can be: start again, and if that does not help, restore a snapshot into \
-                     a new data directory"
-                }
+                true => format!(
+                    "free some space on the disk of the data directory, {chunk_bytes} bytes at least, then start again"
+                ),
+                false => "the data file is as long as it can be: start again, and if that does not help, restore a \
+                          snapshot into a new data directory"
+                    .to_owned(),
             };
             let what = format!(
                 "entry {index} of the log cannot be applied again: {refused}; nothing is lost: {advice}"
@@ -272,14 +280,19 @@ impl Replica {
     }
 
     /// Nothing of the reserve is left for an entry. Whether something may still come: what those before it superseded, by
-    /// two checkpoints; then, once, the log that checkpoints have let go of.
-    fn wait_once_more(&mut self) -> bool {
+    /// two checkpoints; then, once, the log that checkpoints have let go of, what it would use again too.
+    fn wait_once_more(&mut self, room: tree::Room) -> bool {
         let Room::Last { removed } = self.replay.room else { return false };
         let applied = Some(self.state.applied());
         if self.state.store.waiting_bytes() > 0 && self.replay.freed_at != applied {
             self.replay.freed_at = applied;
         } else if self.replay.gave_up_at != applied {
             self.replay.gave_up_at = applied;
+            // What one chunk takes, or more; fewer would be of no use.
+            let short_bytes =
+                (room.bytes + room.keep_bytes).saturating_sub(self.state.store.free_bytes()).max(1);
+            let growth_bytes = short_bytes.next_multiple_of(self.state.store.chunk_bytes());
+            self.wal.give_back_spares(growth_bytes.div_ceil(self.segment_bytes) as usize);
             self.replay.wait_until = self.now + LAST_WAIT_MS;
         } else {
             return false;

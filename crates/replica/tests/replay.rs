@@ -146,6 +146,40 @@ fn a_start_that_finds_no_room_says_what_it_needs_and_goes_on_when_it_has_it() {
     assert_eq!((rig.fingerprint(), waited(&rig)), (state, 0));
 }
 
+/// The log keeps segments to use again: before a start gives up, their room is for the data file.
+#[test]
+fn a_start_that_finds_no_room_has_that_of_a_spare_segment_of_the_log() {
+    // One segment is room for one chunk.
+    let sizes = Setup { segment_bytes: rig::CHUNK_BYTES, ..Setup::default() };
+    for puts in 120..136 {
+        let mut rig = Rig::serving(SimFiles::new(), sizes.clone(), 1);
+        for number in 0..puts {
+            ask_again(&mut rig, put("same", &[number; 30_000])).unwrap();
+        }
+        // A checkpoint has all of it, and the log's segments are released.
+        (0..4).for_each(|_| {
+            rig.tick(sizes.policy.interval_ms);
+            rig.settle();
+        });
+        let bytes = rig.replica.store().file_bytes().next_multiple_of(rig::CHUNK_BYTES);
+        let files = rig.crash(&mut |count, _| KeepSet::all(count));
+        let setup = Setup { policy: long_log().policy, ..sizes.clone() };
+        let mut rig = Rig::serving(files, setup.clone(), 2);
+        rig.ask(put("long", &[1; 20_000])).unwrap();
+        let state = rig.fingerprint();
+        let files = rig.crash(&mut |count, _| KeepSet::all(count));
+        let data = files.open(replica::DATA_FILE, OpenMode::ReadWrite).unwrap();
+        data.truncate(bytes).unwrap();
+        data.sync().unwrap();
+        files.set_capacity(used(&files));
+        let mut rig = Rig::open(files, setup, 3).unwrap_or_else(|error| panic!("{error}"));
+        come_up(&mut rig);
+        assert_eq!((rig.ready, rig.failed.take(), waited(&rig)), (1, None, 1), "{puts} puts");
+        assert!(rig.replica.store().allocated_bytes() > bytes, "{puts} puts: the file has grown");
+        assert_eq!(rig.fingerprint(), state);
+    }
+}
+
 /// Somebody makes room while an entry waits.
 #[test]
 fn an_entry_that_waits_takes_the_room_that_comes() {

@@ -256,7 +256,7 @@ fn report(outcome: &Outcome, focus: Focus) {
     }
     println!("seed {}: {failure}", outcome.seed);
     println!(
-        "seed {}: hash {:016x}; again with: sim -- --seed {} --focus {} --trace",
+        "seed {}: hash {:016x}; again with: sim --seed {} --focus {} --trace",
         outcome.seed,
         outcome.hash,
         outcome.seed,

@@ -97,7 +97,7 @@ fn flawed_servers_are_found() {
 #[test]
 fn every_mutation_is_rejected_and_every_rule_rejects_some() {
     let mutations = mutations::all();
-    assert!(mutations.len() >= 40, "there are many kinds");
+    assert!(mutations.len() > 100, "there are many kinds");
     let mut found: Vec<BTreeMap<Rule, u64>> = vec![BTreeMap::new(); mutations.len()];
     for seed in 0..seeds() {
         let mut runs: HashMap<String, Run> = HashMap::new();

@@ -183,7 +183,7 @@ fn a_power_loss_took_back_room_that_was_promised() {
     find_nothing_any_more(&[53772], Focus::Disk);
 }
 
-/// The product's; directly: `where_pages_are_scarce_single_ones_leave_long_holes_alone` of `tree/src/pages.rs`.
+/// The product's; directly: `on_a_full_device_a_long_run_is_left_when_much_else_was_taken` of `tree/tests/growth.rs`.
 #[test]
 fn a_start_on_a_full_disk_splintered_the_only_long_run() {
     find_nothing_any_more(&[15918], Focus::Disk);

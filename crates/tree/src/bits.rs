@@ -259,12 +259,16 @@ impl FreeSet {
         None
     }
 
-    /// As [`FreeSet::find_run`], in the shortest of the lowest holes: the others keep their length.
+    /// As [`FreeSet::find_run`], in the shortest hole: the others keep their length. Looks at all of them, but for a single
+    /// page, which fits any, at a bounded number.
     pub fn find_tight(&self, pages: u32, chunk: u32) -> Option<u32> {
         assert!(pages > 0 && pages <= chunk, "a run of {pages} pages does not fit a chunk of {chunk}");
+        let mut holes = if pages == 1 { RUN_SEARCH_HOLES } else { usize::MAX };
         let (mut from, mut best) = (0, None);
-        for _ in 0..RUN_SEARCH_HOLES {
-            let Some(hole) = self.next_from(from) else { break };
+        while holes > 0
+            && let Some(hole) = self.next_from(from)
+        {
+            holes -= 1;
             let length = self.length_at(hole, chunk - hole % chunk);
             if length >= pages && best.is_none_or(|(shortest, _)| length < shortest) {
                 best = Some((length, hole));
@@ -318,6 +322,18 @@ mod tests {
             let both = members.iter().filter(|no| **no % 2 == 0 && **no < 3000 * 64).count();
             assert_eq!(bits.count_in(range, Some(&even)), both as u32);
         }
+    }
+
+    #[test]
+    fn the_search_for_a_single_page_is_bounded_and_no_other() {
+        let mut set = FreeSet::default();
+        let pairs = RUN_SEARCH_HOLES as u32;
+        (0..pairs).for_each(|pair| (4 * pair..4 * pair + 2).for_each(|no| set.insert(no)));
+        let behind = 4 * pairs;
+        set.insert(behind);
+        (behind + 2..behind + 5).for_each(|no| set.insert(no));
+        assert_eq!(set.find_tight(1, 1 << 14), Some(0), "of the holes that it looks at, one of the shortest");
+        assert_eq!(set.find_tight(3, 1 << 14), Some(behind + 2));
     }
 
     #[test]

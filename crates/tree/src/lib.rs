@@ -62,6 +62,13 @@ pub struct Options {
     pub reserve_bytes: u64,
 }
 
+impl Options {
+    /// The file is to grow ([`Store::grow_job`]) before less than this is free beyond the reserve, bytes.
+    pub fn ahead_bytes(&self) -> u64 {
+        self.reserve_bytes / 2
+    }
+}
+
 impl Default for Options {
     fn default() -> Options {
         Options {

@@ -263,9 +263,7 @@ impl Opening<'_> {
         let frontier = newer.pages.max(older.as_ref().map_or(0, |older| older.pages));
         let held: Vec<Extent> = checkpoints.held().collect();
         let mut pages = Pages::new(SLOTS, mapped, space.mapping().chunk_pages());
-        // While the disk has room, the file grows before so few are free: the caller sees to that (`Store::grow_job`).
-        let scarce_bytes = options.reserve_bytes + options.reserve_bytes / 2;
-        pages.scarce_pages = scarce_bytes / PAGE_BYTES as u64;
+        pages.scarce_pages = (options.reserve_bytes + options.ahead_bytes()) / PAGE_BYTES as u64;
         pages.restore(live, &older_live, &held, frontier, newer.publication);
         let mut trees: Vec<TreeRoot> = newer.trees.iter().map(|tree| tree.root).collect();
         trees.resize(specs.len(), TreeRoot::default());

@@ -18,9 +18,9 @@
 //! Free pages that are private memory already are used before others: reading a stale page of the file only to
 //! overwrite it is dear.
 //!
-//! Where few pages are free, for the disk is full, long runs are dearer still: what needs less comes from the shortest
-//! holes. A start depends on it. It has the runs that the life before filled since the last checkpoint, and must have
-//! them yet when it comes to the entries that filled them.
+//! Where few pages are free and the file may not grow, long runs are dearer still: what needs less comes from the
+//! shortest holes, and the pages never used come last. A start depends on it. It has the runs that the life before filled
+//! since the last checkpoint, and must have them yet when it comes to the entries that filled them.
 //!
 //! Numbers: a page superseded in batch `w` is reached by publications below `w` only.
 
@@ -95,8 +95,10 @@ pub(crate) struct Pages {
     durable: VecDeque<(u64, Vec<Extent>)>,
     pub(crate) waiting_pages: u64,
     spare: Vec<Vec<Extent>>,
-    /// Where fewer are free, long holes are spared.
+    /// Where fewer are free, and the disk is full, long holes are spared.
     pub scarce_pages: u64,
+    /// The disk has refused room since the file grew last, or was not asked yet.
+    pub may_be_full: bool,
     /// The file shrinks to this: freed pages go among the others at once, and runs take the lowest hole.
     pub ceiling: Option<u32>,
     /// Set aside for runs to come.
@@ -110,7 +112,8 @@ pub(crate) struct Pages {
 impl Pages {
     /// `first` pages at the start belong to the metas and are never anyone's.
     pub fn new(first: u32, mapped: u32, chunk: u32) -> Pages {
-        Pages { frontier: first, mapped, chunk, hot: vec![Vec::new(); HOT_LENGTHS], ..Pages::default() }
+        let hot = vec![Vec::new(); HOT_LENGTHS];
+        Pages { frontier: first, mapped, chunk, hot, may_be_full: true, ..Pages::default() }
     }
 
     pub fn frontier(&self) -> u32 {
@@ -148,11 +151,12 @@ impl Pages {
     /// True when that is news.
     pub fn set_mapped(&mut self, mapped: u32) -> bool {
         assert!(mapped >= self.frontier, "the mapping covers every page in use");
+        self.may_be_full &= mapped == self.mapped;
         std::mem::replace(&mut self.mapped, mapped) != mapped
     }
 
     fn are_scarce(&self) -> bool {
-        self.free_pages() < self.scarce_pages
+        self.may_be_full && self.free_pages() < self.scarce_pages
     }
 
     /// Whether so many pages are free, and `run` of them side by side; without `thorough`, small holes may hide those.
@@ -222,14 +226,16 @@ impl Pages {
             (first..first + pages).for_each(|no| assert!(self.loose.remove(no), "hot page {no} is known"));
             return Some(first);
         }
-        let (shrinking, scarce) = (self.ceiling.is_some(), self.are_scarce());
+        let shrinking = self.ceiling.is_some();
+        if !shrinking && self.are_scarce() {
+            return self.choose_tight(pages);
+        }
         let warm = match pages {
-            _ if shrinking || scarce => None,
+            _ if shrinking => None,
             1 => self.warm.next_from(0),
             _ => self.warm.find_run(pages, self.chunk, false),
         };
         let found = warm.or_else(|| match pages {
-            _ if scarce && !shrinking => self.free.find_tight(pages, self.chunk),
             1 => self.free.next_from(0),
             _ => self.free.find_run(pages, self.chunk, shrinking),
         });
@@ -250,6 +256,17 @@ impl Pages {
                 Some(first)
             }
         }
+    }
+
+    fn choose_tight(&mut self, pages: u32) -> Option<u32> {
+        let mut tight = self.free.find_tight(pages, self.chunk);
+        if tight.is_none() {
+            self.cool();
+            tight = self.free.find_tight(pages, self.chunk);
+        }
+        let Some(first) = tight else { return self.take_tail(pages, self.chunk) };
+        self.take_free(first, pages);
+        Some(first)
     }
 
     /// A page for a leaf at the right edge of a tree; `None` when none can be set aside, and any page will do.
@@ -568,90 +585,5 @@ impl Pages {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn holders(oldest_pin: u64, older_meta: u64) -> Holders {
-        Holders { oldest_pin, older_meta, dropping: false }
-    }
-
-    #[test]
-    fn fleeting_pages_wait_for_pins_and_durable_ones_for_both_metas() {
-        let mut pages = Pages::new(2, 64, 16);
-        let (a, b) = (pages.allocate(1).unwrap(), pages.allocate(1).unwrap());
-        pages.seal(1);
-        pages.dirty.remove(b); // a cut at publication 1 took it, but not `a`
-        pages.supersede(Extent { page: a, pages: 1 }, false);
-        pages.supersede(Extent { page: b, pages: 1 }, false);
-        pages.seal(2);
-        pages.release(holders(1, 1));
-        assert_eq!(pages.waiting_pages(), 2, "publication 1 is pinned");
-        pages.release(holders(2, 1));
-        assert!(pages.is_free(a) && !pages.is_free(b), "the meta of publication 1 holds b");
-        pages.release(Holders { oldest_pin: 2, older_meta: 2, dropping: true });
-        assert!(!pages.is_free(b), "a drop under way may be reading b");
-        pages.release(holders(2, 2));
-        assert!(pages.is_free(b));
-        assert_eq!(pages.allocate(1), Some(a), "the hot page comes first");
-        assert_eq!(pages.allocate(1), Some(b), "then the lowest");
-    }
-
-    #[test]
-    fn runs_do_not_cross_chunks_and_skipped_pages_stay_free() {
-        let mut pages = Pages::new(2, 48, 16);
-        assert_eq!(pages.allocate(10), Some(2));
-        assert_eq!(pages.allocate(10), Some(16), "12..22 would cross 16");
-        assert_eq!(pages.allocate(4), Some(12), "the skipped pages");
-        assert_eq!(pages.allocate(16), Some(32));
-        assert_eq!(pages.allocate(7), None);
-        assert_eq!(pages.allocate(6), Some(26));
-        assert_eq!(pages.free_pages(), 0);
-        pages.supersede(Extent { page: 32, pages: 16 }, true);
-        assert_eq!(pages.allocate(16), Some(32), "born in this batch: free at once");
-    }
-
-    #[test]
-    fn hot_runs_serve_single_pages_before_the_file_grows() {
-        let mut pages = Pages::new(2, 16, 16);
-        assert_eq!(pages.allocate(14), Some(2));
-        pages.supersede(Extent { page: 2, pages: 14 }, true);
-        assert_eq!(pages.free_pages(), 14);
-        for _ in 0..14 {
-            assert!(pages.allocate(1).is_some(), "what counts as free can be allocated");
-        }
-        assert_eq!(pages.allocate(1), None);
-    }
-
-    /// A start on a full disk gave its only long run to single pages and to a bitmap, and had none for the value that the
-    /// life before had stored there.
-    #[test]
-    fn where_pages_are_scarce_single_ones_leave_long_holes_alone() {
-        for scarce_pages in [0, 64] {
-            let mut pages = Pages { scarce_pages, ..Pages::new(2, 48, 16) };
-            let all: Vec<u32> = (2..48).map(|_| pages.allocate(1).unwrap()).collect();
-            // Page 2 to 7, then every other one up to 32.
-            for no in all.iter().filter(|no| **no < 8 || (**no < 32 && **no % 2 == 0)) {
-                pages.supersede(Extent { page: *no, pages: 1 }, true);
-            }
-            pages.cool();
-            let taken = [pages.allocate_held(1), pages.allocate_at_edge().or_else(|| pages.allocate(1))];
-            assert!(taken.iter().all(|no| no.is_some()));
-            let run = pages.allocate(6);
-            assert_eq!(run, (scarce_pages > 0).then_some(2), "{taken:?}");
-            while pages.allocate(1).is_some() {}
-            assert_eq!(pages.free_pages(), 0, "and at last all of them are used");
-        }
-    }
-
-    #[test]
-    fn the_frontier_retracts_over_free_pages_only() {
-        let mut pages = Pages::new(2, 64, 16);
-        let all: Vec<u32> = (0..20).map(|_| pages.allocate(1).unwrap()).collect();
-        for no in &all[10..] {
-            pages.supersede(Extent { page: *no, pages: 1 }, true);
-        }
-        pages.cool();
-        assert_eq!(pages.retract(), 12);
-        assert_eq!(pages.free_pages(), 52);
-    }
-}
+#[path = "pages_tests.rs"]
+mod tests;

@@ -221,11 +221,11 @@ impl Store {
         moved
     }
 
-    /// What a file with this frontier keeps, pages: whole chunks with what the durable metas speak of, the reserve, the
-    /// half of it by which growth keeps ahead, so that a cut file does not grow again at once, and what was promised:
+    /// What a file with this frontier keeps, pages: whole chunks with what the durable metas speak of, the reserve,
+    /// what growth keeps ahead of it, so that a cut file does not grow again at once, and what was promised:
     /// its longest run, too, where the rest of a chunk is too short for it.
     fn kept_pages(&self, frontier: u32) -> u32 {
-        let ahead = self.options.reserve_bytes / 2 + self.promised.run_bytes;
+        let ahead = self.options.ahead_bytes() + self.promised.run_bytes;
         let reserve = ahead.div_ceil(PAGE_BYTES as u64) + self.owed_pages();
         let keep = u64::from(frontier.max(self.checkpoints.pages())) + reserve;
         let keep = keep.next_multiple_of(u64::from(self.pages.chunk()));
@@ -234,7 +234,7 @@ impl Store {
 
     /// Whether a job holds page numbers, so that no checkpoint would cut the tail now.
     pub fn shrink_is_held_up(&self) -> bool {
-        self.dropping || [&self.populating, &self.growing].iter().any(|job| Arc::strong_count(job) > 1)
+        self.dropping || Arc::strong_count(&self.populating) > 1 || Arc::strong_count(&self.growing) > 1
     }
 
     /// After a checkpoint: lowers the frontier over the tail that a pass has emptied and nobody reaches, and cuts whole

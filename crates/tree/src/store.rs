@@ -10,7 +10,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use disk::Mapping;
 
@@ -30,6 +32,8 @@ use crate::{Options, Stamp, TreeId};
 pub struct NoSpace {
     /// Bytes that were to be there, the reserve included.
     pub wanted_bytes: u64,
+    /// They are, but not so many side by side; 0: they are not.
+    pub run_bytes: u64,
     pub source: io::Error,
 }
 
@@ -48,7 +52,11 @@ impl NoSpace {
 
 impl std::fmt::Display for NoSpace {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "the data file cannot grow to hold {} more bytes: {}", self.wanted_bytes, self.source)
+        let NoSpace { wanted_bytes, run_bytes, source } = self;
+        match run_bytes {
+            0 => write!(out, "the data file cannot grow to have {wanted_bytes} bytes free: {source}"),
+            _ => write!(out, "the data file has no {run_bytes} bytes side by side and cannot grow: {source}"),
+        }
     }
 }
 
@@ -72,14 +80,19 @@ pub struct Room {
 pub struct GrowJob {
     mapping: Arc<Mapping>,
     pages: u32,
-    _underway: Arc<()>,
+    /// There was no room. Also says that the job is under way.
+    refused: Arc<AtomicBool>,
 }
 
 impl GrowJob {
     /// That there is no room is no more than a hint: [`Store::reserve`] tries for itself and answers. Any other error
     /// is for the caller to end the process with (law 8).
     pub fn run(self) -> io::Result<()> {
-        self.mapping.grow(self.pages)
+        self.mapping.grow(self.pages).inspect_err(|error| {
+            if disk::is_no_space(error) {
+                self.refused.store(true, Relaxed);
+            }
+        })
     }
 }
 
@@ -129,7 +142,7 @@ pub struct Store {
     /// The window that the next drop looks at first.
     pub(crate) drop_hand: u32,
     /// Held by a growth job under way.
-    pub(crate) growing: Arc<()>,
+    pub(crate) growing: Arc<AtomicBool>,
     /// Held by populate jobs under way.
     pub(crate) populating: Arc<()>,
     pub(crate) shrink: Option<crate::shrink::Pass>,
@@ -169,7 +182,7 @@ impl Store {
             report,
             dropping: false,
             drop_hand: 0,
-            growing: Arc::new(()),
+            growing: Arc::new(AtomicBool::new(false)),
             populating: Arc::new(()),
             shrink: None,
             scrub: Default::default(),
@@ -285,12 +298,16 @@ impl Store {
         self.take_growth();
         let (total, run) = self.pages_of(room);
         while !self.pages.has_room(total, run, false) {
-            let short = total.saturating_sub(self.pages.free_pages()).max(1);
-            if let Err(source) = self.grow(short) {
-                let refused = NoSpace { wanted_bytes: total * PAGE_BYTES as u64, source };
+            let short = total.saturating_sub(self.pages.free_pages());
+            if let Err(source) = self.grow(short.max(1)) {
+                let run_bytes = if short == 0 { room.run_bytes } else { 0 };
+                let refused = NoSpace { wanted_bytes: total * PAGE_BYTES as u64, run_bytes, source };
                 // A disk that fails is not passed over, whatever room there is (law 8).
-                if refused.is_for_room() && self.pages.has_room(total, run, true) {
-                    break;
+                if refused.is_for_room() {
+                    self.pages.may_be_full = true;
+                    if self.pages.has_room(total, run, true) {
+                        break;
+                    }
                 }
                 return Err(refused);
             }
@@ -335,6 +352,11 @@ impl Store {
         self.options.reserve_bytes
     }
 
+    /// [`Options::ahead_bytes`].
+    pub fn ahead_bytes(&self) -> u64 {
+        self.options.ahead_bytes()
+    }
+
     /// A job that grows the file before [`Store::reserve`] must: when less than `ahead_bytes` and the reserve are
     /// free. `None` when enough is, or a job was given that has not ended.
     pub fn grow_job(&mut self, ahead_bytes: u64) -> Option<GrowJob> {
@@ -345,14 +367,17 @@ impl Store {
             return None;
         }
         let pages = self.growth(short).ok()?;
-        Some(GrowJob { mapping: self.space().mapping().clone(), pages, _underway: self.growing.clone() })
+        Some(GrowJob { mapping: self.space().mapping().clone(), pages, refused: self.growing.clone() })
     }
 
-    /// Takes note of pages that a job has added.
+    /// Takes note of pages that a job has added, or found no room for.
     fn take_growth(&mut self) {
         let mapped = self.space().mapping().pages();
         if self.pages.set_mapped(mapped) {
             self.hold_bitmaps();
+        }
+        if self.growing.swap(false, Relaxed) {
+            self.pages.may_be_full = true;
         }
     }
 

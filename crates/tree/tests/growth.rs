@@ -71,3 +71,84 @@ fn a_sync_that_says_no_space_left_is_no_answer_about_room() {
     assert!(!refused.is_for_room(), "{refused}");
     assert!(refused.to_string().contains("No space left"), "{refused}");
 }
+
+/// How a store comes to know that it may not be able to grow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Told {
+    /// It has grown since it was opened, and nobody has said that the disk is full now.
+    Nothing,
+    ByStart,
+    ByRefusal,
+    ByJob,
+}
+
+/// A start on a full disk gave its only long run to single pages and to bitmaps, and had none for the value that the life
+/// before had stored there.
+#[test]
+fn on_a_full_device_a_long_run_is_left_when_much_else_was_taken() {
+    let files = SimFiles::new();
+    let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+    store.insert(PLAIN, b"a long one", &[1; 40_000]);
+    let mut numbers = 0u32..;
+    while numbers.start < 300 || !(3..6).contains(&(store.free_bytes() / 4096)) {
+        let number = numbers.next().unwrap();
+        store.insert(PLAIN, &number.to_be_bytes(), &[2; 4000]);
+    }
+    store.publish();
+    store.remove(PLAIN, b"a long one");
+    // Holes of one page, and all of them behind the long one.
+    (100..numbers.start).step_by(50).for_each(|number| {
+        store.remove(PLAIN, &number.to_be_bytes());
+    });
+    store.publish();
+    files.set_capacity(0);
+    (0..3).for_each(|_| checkpoint(&mut store));
+    drop(store);
+
+    for told in [Told::Nothing, Told::ByStart, Told::ByRefusal, Told::ByJob] {
+        let files = files.image();
+        files.set_capacity(1 << 50);
+        let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+        if told != Told::ByStart {
+            let free = store.free_bytes();
+            store.reserve(free).unwrap();
+            let grown = store.free_bytes() - free;
+            let _grown = store.hold(grown).expect("the new chunks");
+        }
+        files.set_capacity(0);
+        match told {
+            Told::Nothing | Told::ByStart => {}
+            Told::ByRefusal => assert!(store.reserve(1 << 20).is_err()),
+            Told::ByJob => {
+                assert!(store.grow_job(1 << 20).expect("wanted").run().is_err());
+                assert!(!store.find_room(Room { bytes: 1 << 20, run_bytes: 0, keep_bytes: 0 }));
+            }
+        }
+        let mut singles = 0;
+        while store.free_bytes() > 12 * 4096 {
+            store.hold(4096).map(drop).expect("so much is free");
+            singles += 1;
+        }
+        assert!(singles > 5, "{told:?}: {singles}");
+        let is_left = store.hold(40_000).is_some();
+        assert_eq!(is_left, told != Told::Nothing, "{told:?}: {singles} single pages were taken");
+        verified(&store);
+    }
+}
+
+/// Room for all of it, but not side by side, is another thing to say than no room.
+#[test]
+fn a_refusal_says_what_is_missing() {
+    let files = SimFiles::new();
+    let mut store = Store::open(&files, "data", SPECS, small()).unwrap();
+    files.set_capacity(0);
+    let taken: Vec<_> = std::iter::from_fn(|| store.hold(4096)).collect();
+    taken.into_iter().step_by(2).for_each(|page| store.give_back(page));
+    let free = store.free_bytes();
+    let none = store.make_room(Room { bytes: 4096, run_bytes: 4096, keep_bytes: free }).unwrap_err();
+    let text = format!("the data file cannot grow to have {} bytes free: ", free + 4096);
+    assert!(none.to_string().starts_with(&text), "{none}");
+    let pieces = store.make_room(Room { bytes: free, run_bytes: 8192, keep_bytes: 0 }).unwrap_err();
+    let text = "the data file has no 8192 bytes side by side and cannot grow: ";
+    assert!(pieces.to_string().starts_with(text), "{pieces}");
+}

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use base::limits::{LOG_SPARE_SEGMENTS, SEGMENTS_READY};
+use base::limits::LOG_SPARE_SEGMENTS;
 use base::{Index, Term};
 use disk::{AlignedBuf, BLOCK, File};
 
@@ -472,12 +472,15 @@ impl Wal {
         self.flights.len()
     }
 
-    /// Work for the helper pool; ask again when it is done. [`SEGMENTS_READY`] are kept ready (law 8).
-    pub fn wants_segment(&mut self) -> Option<SegmentJob> {
+    /// Work for the helper pool; ask again when it is done. It makes so many segments `ready`, [`SEGMENTS_READY`] where
+    /// the log is to be written to (law 8).
+    ///
+    /// [`SEGMENTS_READY`]: base::limits::SEGMENTS_READY
+    pub fn wants_segment(&mut self, ready: usize) -> Option<SegmentJob> {
         if self.preparing {
             return None;
         }
-        let work = if self.ready.len() < SEGMENTS_READY {
+        let work = if self.ready.len() < ready {
             match self.spares.pop() {
                 Some(from) => Work::Recycle { from },
                 // First what gives room.
@@ -503,6 +506,13 @@ impl Wal {
         if let Some((number, file)) = ready.made {
             assert!(number > self.ready.back().map_or(self.current.number, |last| last.0), "numbers rise");
             self.ready.push_back((number, file));
+        }
+    }
+
+    /// So many of the released segments that are kept to be used again are to be removed instead, if there are so many.
+    pub fn give_back_spares(&mut self, segments: usize) {
+        if let Some(kept) = self.spares.len().checked_sub(segments) {
+            self.doomed.extend(self.spares.drain(kept..));
         }
     }
 

@@ -5,6 +5,7 @@ mod model;
 use std::sync::Arc;
 
 use base::Random;
+use base::limits::SEGMENTS_READY;
 use disk::sim::KeepSet;
 use disk::{BLOCK, Files, SimFiles};
 use mainstay_wal::{Options, Wal, WalError};
@@ -292,7 +293,7 @@ fn a_start_keeps_the_only_header_until_there_is_another() {
         // The files of other starts are of no use to this one.
         let (mut wal, _) = read(&files, 3, 6).unwrap();
         wal.release_to(6);
-        while let Some(job) = wal.wants_segment() {
+        while let Some(job) = wal.wants_segment(SEGMENTS_READY) {
             let more = names(&files).len() > 1;
             wal.segment_ready(job.run(&files).unwrap());
             if !more {

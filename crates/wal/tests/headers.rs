@@ -173,7 +173,7 @@ fn a_witness_is_looked_for_as_far_as_batches_can_be_in_flight() {
     // In the second segment its header and seven batches are in flight at once, and then one more is written.
     let data = vec![7; (1 << 20) - 72 - 32];
     while index < 24 {
-        if let Some(job) = wal.wants_segment() {
+        if let Some(job) = wal.wants_segment(SEGMENTS_READY) {
             wal.segment_ready(job.run(&files).unwrap());
         }
         index += 1;

@@ -22,7 +22,7 @@ fn finish(wal: &mut Wal, write: Write) -> Option<Durable> {
 /// Keeps the segments ready and writes all that is gathered.
 fn settle(wal: &mut Wal, files: &dyn Files) {
     loop {
-        while let Some(job) = wal.wants_segment() {
+        while let Some(job) = wal.wants_segment(SEGMENTS_READY) {
             wal.segment_ready(job.run(files).unwrap());
         }
         let Some(write) = wal.submit() else { return };
@@ -219,8 +219,8 @@ fn without_a_ready_segment_submit_waits() {
     }
     // Blocks 1..7 of both are full; one is left, the next batch needs two.
     assert!(wal.submit().is_none() && wal.unsubmitted_bytes() > 0 && wal.in_flight() == 0);
-    let job = wal.wants_segment().unwrap();
-    assert!(wal.wants_segment().is_none(), "one job at a time");
+    let job = wal.wants_segment(SEGMENTS_READY).unwrap();
+    assert!(wal.wants_segment(SEGMENTS_READY).is_none(), "one job at a time");
     let ready = job.run(&files).unwrap();
     wal.segment_ready(ready);
     let header = wal.submit().unwrap();
@@ -239,7 +239,7 @@ fn a_full_disk_only_delays_the_next_segment() {
     let files = SimFiles::new();
     let (mut wal, _) = recover(&files, 1).unwrap();
     files.set_capacity(10 * BLOCK as u64);
-    let refused = wal.wants_segment().unwrap().run(&files).err().unwrap();
+    let refused = wal.wants_segment(SEGMENTS_READY).unwrap().run(&files).err().unwrap();
     assert!(disk::is_no_space(&refused), "{refused}");
     wal.segment_failed();
     files.set_capacity(1 << 30);
@@ -481,7 +481,7 @@ fn a_real_disk_gives_back_what_it_took() {
             let index = model.len() as u64 + 1;
             wal.append(Record::Entry { term: boot, index, kind: 1, data: &data });
             model.push(Entry { term: boot, index, kind: 1, data });
-            while let Some(job) = wal.wants_segment() {
+            while let Some(job) = wal.wants_segment(SEGMENTS_READY) {
                 wal.segment_ready(job.run(&*files).unwrap());
             }
             // Out of order, as a ring completes them.

@@ -68,8 +68,9 @@ impl KeepSet {
         self
     }
 
-    /// What a crash with unsynced changes of these shapes is tried with: none of them, all, each alone, all but each,
-    /// so many sets drawn at random; and all of these torn at 512 B and at 4 KiB. No set comes twice.
+    /// What a crash with unsynced changes of these shapes is tried with: none of them, all, each alone, all but each, and
+    /// these torn at 512 B and at 4 KiB; and so many sets drawn at random, which are torn here and there. No set comes
+    /// twice.
     pub(super) fn sweep(shapes: &[Shape], drawn: usize, random: &mut Random) -> Vec<KeepSet> {
         let count = shapes.len();
         let mut whole = vec![KeepSet::none(count), KeepSet::all(count)];

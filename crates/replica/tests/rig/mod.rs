@@ -33,6 +33,7 @@ pub struct Setup {
     pub late: bool,
     pub memory_budget_bytes: u64,
     pub reserve_bytes: u64,
+    pub segment_bytes: u64,
 }
 
 impl Default for Setup {
@@ -50,6 +51,7 @@ impl Default for Setup {
             late: false,
             memory_budget_bytes: 64 << 10,
             reserve_bytes: RESERVE_BYTES,
+            segment_bytes: SEGMENT_BYTES,
         }
     }
 }
@@ -83,7 +85,12 @@ impl Setup {
                 max_chunks: 1024,
                 reserve_bytes: self.reserve_bytes,
             },
-            wal: wal::Options { segment_bytes: SEGMENT_BYTES, batch_bytes: 16 << 10, in_flight: 4, boot },
+            wal: wal::Options {
+                segment_bytes: self.segment_bytes,
+                batch_bytes: 16 << 10,
+                in_flight: 4,
+                boot,
+            },
             boot,
         }
     }

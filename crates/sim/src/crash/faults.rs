@@ -320,7 +320,11 @@ impl<S: Subject> Run<S> {
             Verdict::Right => {}
             other => return Err(format!("without a fault: {other:?}")),
         }
-        let number = random.below(whole.reads().max(1));
+        if whole.reads() == 0 {
+            // There is nothing yet.
+            return Ok(());
+        }
+        let number = random.below(whole.reads());
         files.spoil_read_at(number, fault);
         let flipped = matches!(fault, ReadFault::Flipped { .. });
         let floor = if flipped { Floor::Stated } else { Floor::Acknowledged };
@@ -328,7 +332,9 @@ impl<S: Subject> Run<S> {
         let again = matches!(verdict, Verdict::Refused(_));
         let what = |law| format!("read {number} with {fault:?}: {law}");
         match &verdict {
-            Verdict::Verified(_) | Verdict::Tail if !flipped => return Err(what(format!("{verdict:?}"))),
+            Verdict::Right | Verdict::Verified(_) | Verdict::Tail if !flipped => {
+                return Err(what(format!("{verdict:?}")));
+            }
             _ => self.count(verdict, false).map_err(what)?,
         }
         if again {

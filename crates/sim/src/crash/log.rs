@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use base::Random;
+use base::limits::SEGMENTS_READY;
 use disk::sim::{KeepSet, Moment};
 use disk::{BLOCK, SimFiles};
 use wal::{Durable, Entry, HardState, Options, Record, Recovered, Wal, WalError, Write};
@@ -422,7 +423,7 @@ impl<'s> Life<'s> {
     }
 
     fn run_job(&mut self) -> Result<(), String> {
-        let Some(job) = self.wal.wants_segment() else { return Ok(()) };
+        let Some(job) = self.wal.wants_segment(SEGMENTS_READY) else { return Ok(()) };
         self.mark();
         let files = stopping(self.files);
         let ran = interleaved(|| job.run(&files), || self.others())?;

@@ -91,6 +91,13 @@ fn wants_a_segment(error: &replica::OpenError) -> bool {
     }
 }
 
+/// Whether a start failed for want of room.
+fn wants_room(error: &replica::OpenError) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |cause| cause.source());
+    causes.any(|cause| cause.downcast_ref().is_some_and(disk::is_no_space))
+}
+
 impl Member {
     pub fn new(id: u32, random: Random) -> Member {
         Member {
@@ -190,7 +197,7 @@ impl Member {
                 } else if io_errors > 0 {
                     self.segments_gone = true;
                     self.lose_power(env);
-                } else if failed_read || (short_of_room && (!self.founded || excused)) {
+                } else if failed_read || (short_of_room && (excused || !self.founded && wants_room(&error))) {
                     env.coverage.add(Mechanism::SegmentWanted, u64::from(excused));
                     self.start_soon(env);
                 } else {

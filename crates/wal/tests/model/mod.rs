@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base::Random;
+use base::limits::SEGMENTS_READY;
 use disk::{BLOCK, Files, SimFiles};
 use mainstay_wal::{Entry, HardState, Options, Record, Recovered, SegmentId, Wal, WalError, Write};
 
@@ -228,7 +229,7 @@ impl Life {
     }
 
     pub fn run_job(&mut self) -> std::io::Result<()> {
-        if let Some(job) = self.wal.wants_segment() {
+        if let Some(job) = self.wal.wants_segment(SEGMENTS_READY) {
             self.wal.segment_ready(job.run(&self.files)?);
         }
         Ok(())
