@@ -127,6 +127,8 @@ pub const TABLE: &[Exhibit] = &[
             Assertion("tree/src/shape.rs"),
             Assertion("mvcc/src/changes.rs"),
             Assertion("mvcc/src/cell.rs"),
+            // The next checkpoint writes it where it stands, and the one before counts other entries in it.
+            ROTTEN,
         ],
     ),
     world(
@@ -167,7 +169,12 @@ pub const TABLE: &[Exhibit] = &[
         20,
         &[By(WatchBookmarkable), By(WatchResumable), By(WatchReliable)],
     ),
-    world(Bug::CompactionOffByOne, Focus::History, 10, &[By(Rows), By(ReadState), By(WatchPrevKv)]),
+    world(
+        Bug::CompactionOffByOne,
+        Focus::History,
+        10,
+        &[By(Rows), By(ReadState), By(WriteAnswer), By(WatchPrevKv)],
+    ),
     world(
         Bug::RevisionBackAfterRemoval,
         Focus::History,
@@ -244,7 +251,8 @@ pub const TABLE: &[Exhibit] = &[
         Bug::RevokedLeaseReturns,
         Focus::Lease,
         6,
-        &[By(LeaseGone), World("Picture", ""), By(WrongRefusal)],
+        // A start accepts puts that were refused when the lease was gone.
+        &[By(LeaseGone), World("Picture", ""), By(WrongRefusal), By(ReadState)],
     ),
     world(
         Bug::QuotaOutsideLog,
@@ -258,6 +266,7 @@ pub const TABLE: &[Exhibit] = &[
             By(Unexplained),
             By(ReadState),
             By(WriteAnswer),
+            World("Picture", ""),
         ],
     ),
     world(Bug::RoomNotReserved, Focus::Disk, 60, &[Assertion("tree/src/store.rs")]),
