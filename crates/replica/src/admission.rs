@@ -336,8 +336,7 @@ impl Replica {
         last: bool,
     ) -> Result<(), Option<tree::NoSpace>> {
         let store = &mut self.state.store;
-        let short_bytes = (room.bytes + room.keep_bytes).saturating_sub(store.free_bytes());
-        let chunks = short_bytes.max(1).div_ceil(store.chunk_bytes());
+        let chunks = store.chunks_short(room);
         let (until, refused_chunks) = self.shortage.refused;
         if self.now < until && chunks >= refused_chunks && !last {
             return if store.find_room(room) { Ok(()) } else { Err(None) };

@@ -289,9 +289,7 @@ impl Replica {
         } else if self.replay.gave_up_at != applied {
             self.replay.gave_up_at = applied;
             // What one chunk takes, or more; fewer would be of no use.
-            let short_bytes =
-                (room.bytes + room.keep_bytes).saturating_sub(self.state.store.free_bytes()).max(1);
-            let growth_bytes = short_bytes.next_multiple_of(self.state.store.chunk_bytes());
+            let growth_bytes = self.state.store.chunks_short(room) * self.state.store.chunk_bytes();
             self.wal.give_back_spares(growth_bytes.div_ceil(self.segment_bytes) as usize);
             self.replay.wait_until = self.now + LAST_WAIT_MS;
         } else {

@@ -18,7 +18,7 @@
 //! Free pages that are private memory already are used before others: reading a stale page of the file only to
 //! overwrite it is dear.
 //!
-//! Where few pages are free and the file may not grow, long runs are dearer still: what needs less comes from the
+//! Where few pages are free and the disk may be full, long runs are dearer still: what needs less comes from the
 //! shortest holes, and the pages never used come last. A start depends on it. It has the runs that the life before filled
 //! since the last checkpoint, and must have them yet when it comes to the entries that filled them.
 //!

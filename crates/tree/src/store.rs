@@ -10,9 +10,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use disk::Mapping;
 
@@ -141,7 +140,7 @@ pub struct Store {
     pub(crate) dropping: bool,
     /// The window that the next drop looks at first.
     pub(crate) drop_hand: u32,
-    /// Held by a growth job under way.
+    /// Held by a growth job under way; true when one has found no room.
     pub(crate) growing: Arc<AtomicBool>,
     /// Held by populate jobs under way.
     pub(crate) populating: Arc<()>,
@@ -247,6 +246,12 @@ impl Store {
     /// The file grows by so much, bytes.
     pub fn chunk_bytes(&self) -> u64 {
         u64::from(self.pages.chunk()) * PAGE_BYTES as u64
+    }
+
+    /// Chunks that the file would have to grow by for so much room, at least one.
+    pub fn chunks_short(&self, room: Room) -> u64 {
+        let short_bytes = (room.bytes + room.keep_bytes).saturating_sub(self.free_bytes());
+        short_bytes.max(1).div_ceil(self.chunk_bytes())
     }
 
     /// Free in the file as the store knows it, whatever was promised, bytes.
