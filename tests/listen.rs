@@ -1,4 +1,5 @@
-//! Addresses belong to one server; a server ends by the signal that asked it to, and says so when its data cannot be read.
+//! Starting and ending: addresses belong to one server; a start that is refused leaves no member behind; a server ends by
+//! the signal that asked it to, and says so when its data cannot be read.
 
 mod common;
 
@@ -33,6 +34,24 @@ fn an_address_in_use_is_refused_whatever_the_number_of_shards() {
         }
     });
     assert!(first.terminate(Duration::from_secs(30)), "SIGTERM was ignored");
+}
+
+/// A supervisor starts it again, with the same flags: it must not come up alone then.
+#[test]
+fn a_member_that_was_to_join_a_cluster_is_refused_again_and_again() {
+    let Some(binary) = common::ours() else { return };
+    let owned = tempfile::tempdir().expect("a temporary directory");
+    let dir = owned.path().join("data");
+    let joining = Recipe::new(&binary).flag("--initial-cluster-state=existing");
+    for _ in 0..3 {
+        let Err(why) = Server::start_in(joining.clone(), &dir) else { panic!("it serves alone") };
+        assert!(why.contains("--initial-cluster-state=existing cannot be used"), "{why}");
+    }
+    let mut founded = Server::start_in(Recipe::new(&binary), &dir).unwrap();
+    assert!(founded.terminate(Duration::from_secs(30)));
+    // As in etcd, these flags count only where nobody lives yet.
+    let mut again = Server::start_in(joining, &dir).unwrap();
+    assert!(again.terminate(Duration::from_secs(30)));
 }
 
 /// The data file is mapped: what cannot be read of it is no error of a call, but a signal. The line of the log tells.

@@ -98,6 +98,8 @@ bugs! {
     KeyKeepsOldLease,
     /// A deleted key stays attached to its lease.
     DeletedKeyKeepsLease,
+    /// The hash of a revision before the newest is refused as compacted.
+    PastHashRefused,
     /// The count of a range in the past is that of the newest revision.
     PastCountIsNewest,
     /// A range that is produced piece by piece begins each piece with the last key of the one before.
@@ -111,6 +113,8 @@ bugs! {
     ExpiredLeaseRenewed,
     /// A renewal does not reach the expiry queue: the lease ends at its first term.
     RenewalForgotten,
+    /// Each key of a lease that ends is a revision of its own.
+    LeaseKeysOneByOne,
 
     // --- replica ---
     /// An entry counts as persisted when it was handed to the log (law 1).
@@ -158,6 +162,14 @@ bugs! {
     WatchStartMissed,
     /// The previous pair of an event read from history is the pair itself.
     PrevKvIsItself,
+    /// A watcher is sent events of the kinds that it does not want.
+    FilterIgnored,
+    /// A step of catching up goes on one revision before where it ended.
+    StepRepeated,
+    /// A train of fragments does not say that it goes on.
+    FragmentUnmarked,
+    /// What a step of catching up reads goes to watchers too that are farther behind.
+    FartherBehindServed,
 }
 
 impl Bug {

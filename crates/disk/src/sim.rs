@@ -26,7 +26,7 @@ mod world;
 
 pub use crash::{Keep, KeepSet};
 pub use fault::{Fault, ReadFault, Rot, SECTOR};
-pub use moment::Moment;
+pub use moment::{Moment, Operation};
 
 use std::io;
 use std::os::fd::RawFd;
@@ -131,7 +131,7 @@ impl SimFiles {
     pub fn take_moments(&self) -> Vec<Moment> {
         let State { world, record } = &mut *self.lock();
         let mut moments = std::mem::take(&mut record.moments);
-        moments.push(Moment::new(world.clone(), record.mark));
+        moments.push(Moment::new(world.clone(), None, record.mark));
         moments
     }
 

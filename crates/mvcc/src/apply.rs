@@ -324,6 +324,9 @@ impl<'s> Apply<'s> {
             }
             for i in 0..gathered.len() {
                 self.delete(gathered.get(i), None);
+                if base::bug!(LeaseKeysOneByOne) {
+                    self.commit();
+                }
             }
             let chunk = gathered.len();
             self.work.scratch.gathered = gathered;

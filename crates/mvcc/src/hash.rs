@@ -80,7 +80,8 @@ impl Hasher {
     /// What HashKV asks for; revision 0 means the newest. Errors: compacted, future.
     pub fn query(view: View<'_>, revision: i64) -> Result<Hasher, Error> {
         let Revisions { current, compacted } = Revisions::of(view.stamp());
-        if revision > 0 && revision < compacted {
+        let first = if base::bug!(PastHashRefused) { current } else { compacted };
+        if revision > 0 && revision < first {
             return Err(errors::COMPACTED);
         }
         if revision > current {

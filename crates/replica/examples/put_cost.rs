@@ -127,7 +127,7 @@ impl Machine {
             boot: 1,
         };
         let shared: Arc<dyn Files> = Arc::new(files.clone());
-        let (replica, _) = replica::open(shared, start).unwrap_or_else(|error| panic!("{error}"));
+        let (replica, _) = replica::open(shared, start, || Ok(())).unwrap_or_else(|error| panic!("{error}"));
         let mut machine = Machine {
             replica,
             files,

@@ -85,6 +85,8 @@ pub enum OpenError {
         cluster: String,
         own: String,
     },
+    /// Nobody lives there, and nobody is to.
+    MayNotFound(String),
     Io(std::io::Error),
     Raft(String),
 }
@@ -100,29 +102,30 @@ impl std::fmt::Display for OpenError {
             OpenError::Log(error) => error.fmt(f),
             OpenError::Gap { applied, first } => write!(
                 f,
-                "the store has applied entries up to {applied}, but the log begins at {first}: a part of the log is \
-                 missing, or the store is an older one; {REPLACE}"
+                "the data file has applied entries up to {applied}, but the log begins at {first}: a part of the log \
+                 is missing, or the data file is an older one; {REPLACE}"
             ),
             OpenError::LogBehind { applied, last } => write!(
                 f,
-                "the store has applied entries up to {applied}, but the log ends at {last}: a part of the log is \
+                "the data file has applied entries up to {applied}, but the log ends at {last}: a part of the log is \
                  missing, and with it this member's vote; {REPLACE}"
             ),
             OpenError::Stale { opened, completed } => write!(
                 f,
-                "the newest whole checkpoint of the store is number {opened}, but the log says that number {completed} \
-                 was complete: the store is an older one, or its metas are damaged; {REPLACE}"
+                "the newest whole checkpoint of the data file is number {opened}, but the log says that number \
+                 {completed} was complete: the data file is an older one, or its metas are damaged; {REPLACE}"
             ),
             OpenError::Foreign { index, store_term, log_term } => write!(
                 f,
-                "entry {index} is of term {store_term} in the store and of term {log_term} in the log: they are not \
-                 of one member; {REPLACE}"
+                "entry {index} is of term {store_term} in the data file and of term {log_term} in the log: they are \
+                 not of one member; {REPLACE}"
             ),
             OpenError::Newer { cluster, own } => write!(
                 f,
                 "the cluster has version {cluster}, which is newer than {own} of this program: start that version, or \
                  downgrade the cluster first"
             ),
+            OpenError::MayNotFound(why) => f.write_str(why),
             OpenError::Io(error) => write!(f, "cannot prepare the data directory: {error}"),
             OpenError::Raft(error) => write!(f, "raft refuses the recovered state: {error}"),
         }
@@ -139,8 +142,13 @@ impl std::error::Error for OpenError {
     }
 }
 
-/// Opens or founds the member that lives in `files`.
-pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport), OpenError> {
+/// Opens or founds the member that lives in `files`. Where there is none, `may_found` is asked, and may say in one line
+/// why none is to be founded: then nothing is, and the next start asks again.
+pub fn open(
+    files: Arc<dyn Files>,
+    start: Start,
+    may_found: impl FnOnce() -> Result<(), String>,
+) -> Result<(Replica, OpenReport), OpenError> {
     let mut store =
         tree::Store::open(&*files, DATA_FILE, &mvcc::trees::SPECS, start.tree).map_err(OpenError::Store)?;
     if base::bug!(RevisionBackAfterCrash) && mvcc::stamp::removal_pending(store.stamp()) {
@@ -152,6 +160,9 @@ pub fn open(files: Arc<dyn Files>, start: Start) -> Result<(Replica, OpenReport)
     let (applied, applied_term) = mvcc::stamp::applied(store.stamp());
     let reading = wal::Wal::read(files, LOG_DIR, start.wal, applied).map_err(OpenError::Log)?;
     let founded = applied == 0 && reading.recovered().last.0 == 0;
+    if founded {
+        may_found().map_err(OpenError::MayNotFound)?;
+    }
     check_together(reading.recovered(), (applied, applied_term))?;
     let checkpoint_lost = check_sequence(reading.recovered(), store.report())?;
     check_version(&store, &start.options.cluster_version)?;

@@ -33,6 +33,25 @@ fn entries(files: &SimFiles) -> Vec<(u64, u64, String)> {
     recovered.entries.iter().map(|entry| (entry.index, entry.term, describe(entry))).collect()
 }
 
+/// Who is told not to found a cluster must not find one at the next try.
+#[test]
+fn a_refused_founding_leaves_nothing_that_counts_as_one() {
+    let files = SimFiles::new();
+    let setup = Setup::default();
+    let open = |may_found: Result<(), String>| {
+        let shared: std::sync::Arc<dyn Files> = std::sync::Arc::new(files.clone());
+        let opened = replica::open(shared, setup.start(7), || may_found);
+        opened.map(|(_, report)| report.founded)
+    };
+    for _ in 0..2 {
+        let refused = open(Err("not here".to_owned())).unwrap_err();
+        assert!(matches!(&refused, OpenError::MayNotFound(why) if why == "not here"), "{refused}");
+        assert_eq!(refused.to_string(), "not here");
+    }
+    assert!(open(Ok(())).unwrap());
+    assert!(!open(Err("nobody asks".to_owned())).unwrap(), "a member lives there: it is started");
+}
+
 #[test]
 fn the_first_entries_and_terms_are_those_of_etcd() {
     let mut rig = Rig::serving(SimFiles::new(), Setup::default(), 1);

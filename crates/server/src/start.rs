@@ -71,12 +71,13 @@ pub fn run(config: Config) -> Result<signals::Asked, String> {
             directory.join(replica::DATA_FILE).display()
         ),
     ));
-    let (mut replica, report) = replica::open(files.clone(), replica_start(&config, boot))
-        .map_err(|error| format!("{}: {error}", directory.display()))?;
+    let may_found = || config.verify_bootstrap().map_err(|failure| failure.error);
+    let opened = replica::open(files.clone(), replica_start(&config, boot), may_found);
+    let (mut replica, report) = opened.map_err(|error| match error {
+        replica::OpenError::MayNotFound(why) => why,
+        error => format!("{}: {error}", directory.display()),
+    })?;
     log_report(&report);
-    if report.founded {
-        config.verify_bootstrap().map_err(|failure| failure.error)?;
-    }
 
     let layout = limits_check::layout(limits_check::cores(), config.shards);
     if layout.shared {

@@ -52,7 +52,7 @@ pub enum Sign {
     Rule(Rule),
     /// A rule of the world's own, and words of what it says.
     World(&'static str, &'static str),
-    /// An assertion of the product in a file whose path ends so.
+    /// An assertion of the product, or of the world's clients, in a file whose path ends so.
     Assertion(&'static str),
     /// A law of the crash scripts, or what a model says, by words of it.
     Words(&'static str),

@@ -65,6 +65,10 @@ fn a_store(script: Script) {
         // Bits that flip have no twin.
         let sure = [Kind::Io, Kind::NoSpace, Kind::Short, Kind::RotFlip, Kind::RotZeros, Kind::ReadFlipped];
         assert_eq!(sum(&tallies, &sure, |tally| tally.twins), 0);
+        for (kind, tally) in &tallies {
+            let images = tally.right + tally.tails + tally.refused + tally.verified + tally.twins;
+            assert!(tally.twins * 20 <= images, "{kind:?}: what nothing can tell is rare: {tally}");
+        }
     }
 }
 

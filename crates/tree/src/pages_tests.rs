@@ -115,3 +115,29 @@ fn the_frontier_retracts_over_free_pages_only() {
     assert_eq!(pages.retract(), 12);
     assert_eq!(pages.free_pages(), 52);
 }
+
+#[test]
+fn a_bitmap_takes_what_it_needs_and_comes_below_the_line_where_there_is_a_hole() {
+    let mut pages = Pages::new(2, 64, 16);
+    assert_eq!(pages.allocate(14), Some(2));
+    let free = pages.free_pages();
+    pages.hold_bitmaps(1, 3);
+    assert_eq!(pages.free_pages(), free - 3);
+    let bitmap = pages.take_bitmap(2).expect("three are held");
+    assert_eq!((bitmap.pages, pages.free_pages()), (2, free - 2), "the third is free again");
+    assert_eq!(pages.holds.iter().count(), 0);
+    pages.free_held(bitmap);
+
+    pages.hold_bitmaps(1, 2);
+    let held = |pages: &Pages| pages.holds.iter().map(|extent| extent.page).collect::<Vec<_>>();
+    assert_eq!(held(&pages), [16]);
+    pages.supersede(Extent { page: 4, pages: 4 }, true);
+    pages.cool();
+    pages.ceiling = Some(18);
+    pages.hold_bitmaps(1, 2);
+    assert_eq!(held(&pages), [16], "it is below the line");
+    pages.ceiling = Some(17);
+    pages.hold_bitmaps(1, 2);
+    assert!(held(&pages)[0] < 16, "it was across the line: {:?}", held(&pages));
+    assert_eq!(pages.free_pages(), free + 2, "four came free, and two are held");
+}

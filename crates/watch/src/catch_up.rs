@@ -90,7 +90,7 @@ impl Watchers {
             if revision > reached
                 && (changes >= self.options.catch_up_changes || bytes >= self.options.catch_up_bytes)
             {
-                through = revision - 1;
+                through = (revision - 1 - i64::from(base::bug!(StepRepeated))).max(from);
                 break;
             }
             reached = revision;
@@ -138,7 +138,7 @@ impl Watchers {
             let slot = self.behind.members(group)[position];
             let watcher = &self.watchers[slot as usize];
             // Whoever is farther behind must not get these before those.
-            if watcher.next < from || watcher.next > through {
+            if (watcher.next < from && !base::bug!(FartherBehindServed)) || watcher.next > through {
                 continue;
             }
             let start = matched.partition_point(|&i| events[i as usize].revision < watcher.next);

@@ -139,7 +139,7 @@ impl Watchers {
         let mut begin = range.start;
         for end in ends {
             let end = range.start + end;
-            head.fragment = end < range.end;
+            head.fragment = end < range.end && !base::bug!(FragmentUnmarked);
             head.encode(&self.member, &mut self.head_buf);
             out.send(token, &self.head_buf, Some((shared, begin..end)));
             begin = end;

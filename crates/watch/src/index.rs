@@ -40,7 +40,7 @@ pub struct Flavor {
 impl Flavor {
     fn wants(self, kind: Kind) -> bool {
         match kind {
-            Kind::Put => !self.no_put,
+            Kind::Put => !self.no_put || base::bug!(FilterIgnored),
             Kind::Delete => !self.no_delete,
         }
     }

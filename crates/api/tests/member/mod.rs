@@ -108,7 +108,7 @@ impl Member {
     /// It serves, and its client is connected.
     pub fn with_quota(quota_bytes: i64) -> Member {
         let files = SimFiles::new();
-        let (replica, _) = replica::open(Arc::new(files.clone()), start(quota_bytes))
+        let (replica, _) = replica::open(Arc::new(files.clone()), start(quota_bytes), || Ok(()))
             .unwrap_or_else(|error| panic!("{error}"));
         let config = api::Config {
             shard: 0,

@@ -3,22 +3,45 @@
 //! So a script runs once, whatever the number of crashes: a moment shares all blocks with the world that it was taken
 //! of. What a caller knew at the time (what it had been promised, say) it writes as a mark.
 
+use std::ops::Range;
+
 use base::Random;
 
 use super::SimFiles;
 use super::crash::KeepSet;
 use super::world::World;
 
+/// What an operation was about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A name was made, moved or removed, or a length changed.
+    Name,
+    Write {
+        name: String,
+        blocks: Range<u64>,
+    },
+    /// Of a file, or of a directory's names.
+    Sync {
+        name: String,
+    },
+}
+
 /// The world when one operation had begun: its change is made, and like all before it since the last sync not durable.
 #[derive(Clone)]
 pub struct Moment {
     world: World,
+    under_way: Option<Operation>,
     mark: u64,
 }
 
 impl Moment {
-    pub(super) fn new(world: World, mark: u64) -> Moment {
-        Moment { world, mark }
+    pub(super) fn new(world: World, under_way: Option<Operation>, mark: u64) -> Moment {
+        Moment { world, under_way, mark }
+    }
+
+    /// What was under way; at the end of a run, nothing.
+    pub fn under_way(&self) -> Option<&Operation> {
+        self.under_way.as_ref()
     }
 
     /// The operation that was under way: as counted by [`SimFiles::operations`], from 0.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::blocks::{Blocks, Payload};
 use super::crash::Shape;
 use super::fault::{Fault, ReadFault};
-use super::moment::Moment;
+use super::moment::{Moment, Operation};
 use crate::{BLOCK, OpenMode};
 
 pub(super) type FileId = u64;
@@ -116,9 +116,10 @@ pub(super) struct Record {
 
 impl Record {
     /// In the midst of an operation.
-    fn note(&mut self, world: &World, operation: u64) {
+    fn note(&mut self, world: &World, number: u64, under_way: impl FnOnce() -> Operation) {
         if self.on {
-            self.moments.push(Moment::new(World { operations: operation, ..world.clone() }, self.mark));
+            let world = World { operations: number, ..world.clone() };
+            self.moments.push(Moment::new(world, Some(under_way()), self.mark));
         }
     }
 }
@@ -365,7 +366,7 @@ impl World {
         if let Some(change) = change {
             self.make(change);
         }
-        record.note(self, number);
+        record.note(self, number, || Operation::Name);
         match turn {
             Turn::Halt => Err(halted()),
             _ => Ok(()),
@@ -388,6 +389,8 @@ impl World {
             return Err(no_space());
         }
         let number = self.operations;
+        let asked = at as u64..(at + blocks) as u64;
+        let under_way = |world: &World| Operation::Write { name: world.name_of(file), blocks: asked };
         let (mut at, mut part, mut failed) = (at, 0..blocks, None);
         match self.turn()? {
             Turn::Go => {}
@@ -397,7 +400,7 @@ impl World {
                 failed = Some(input_output());
             }
             Turn::Lost => {
-                record.note(self, number);
+                record.note(self, number, || under_way(self));
                 return Ok(());
             }
             Turn::Misdirected { blocks: by } => {
@@ -412,7 +415,7 @@ impl World {
         } else if payload.len() > 0 {
             self.make(Change::Write { file, at, payload: payload.clone() });
         }
-        record.note(self, number);
+        record.note(self, number, || under_way(self));
         if let Some(error) = failed {
             return Err(error);
         }
@@ -489,7 +492,12 @@ impl World {
         }
     }
 
-    fn sync_where(&mut self, record: &mut Record, covers: impl Fn(&Change) -> bool) -> io::Result<()> {
+    fn sync_where(
+        &mut self,
+        record: &mut Record,
+        name: impl Fn(&World) -> String,
+        covers: impl Fn(&Change) -> bool,
+    ) -> io::Result<()> {
         let number = self.operations;
         let turn = match self.turn() {
             Ok(Turn::Short { .. }) => Err(input_output()),
@@ -498,11 +506,11 @@ impl World {
         match turn {
             Ok(Turn::Halt) => Err(halted()),
             Ok(Turn::Lost) => {
-                record.note(self, number);
+                record.note(self, number, || Operation::Sync { name: name(self) });
                 Ok(())
             }
             Ok(_) => {
-                record.note(self, number);
+                record.note(self, number, || Operation::Sync { name: name(self) });
                 if !self.lies(number) {
                     self.commit(covers);
                 }
@@ -518,14 +526,14 @@ impl World {
     }
 
     pub(super) fn sync(&mut self, record: &mut Record, file: FileId) -> io::Result<()> {
-        self.sync_where(record, |change| change.file() == Some(file))
+        self.sync_where(record, |world| world.name_of(file), |change| change.file() == Some(file))
     }
 
     pub(super) fn sync_dir(&mut self, record: &mut Record, dir: &str) -> io::Result<()> {
         if !dir.is_empty() && !self.dirs.contains(dir) {
             return Err(not_found());
         }
-        self.sync_where(record, |change| change.is_in(dir))?;
+        self.sync_where(record, |_| dir.to_owned(), |change| change.is_in(dir))?;
         self.purge();
         Ok(())
     }
@@ -575,11 +583,13 @@ impl World {
         self.pending.iter().map(shape).collect()
     }
 
+    fn name_of(&self, file: FileId) -> String {
+        let found = self.names.iter().chain(self.durable_names.iter()).find(|(_, id)| **id == file);
+        found.map_or_else(|| format!("file {file}"), |(name, _)| String::from(&**name))
+    }
+
     pub(super) fn describe(&self) -> Vec<String> {
-        let name = |file: &FileId| {
-            let found = self.names.iter().chain(self.durable_names.iter()).find(|(_, id)| *id == file);
-            found.map_or_else(|| format!("file {file}"), |(name, _)| String::from(&**name))
-        };
+        let name = |file: &FileId| self.name_of(*file);
         let describe = |pending: &Pending| match &pending.change {
             Change::Write { file, at, payload } => {
                 format!("write blocks {}..{} of {}", at, at + payload.len(), name(file))

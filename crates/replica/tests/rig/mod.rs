@@ -61,7 +61,7 @@ impl Setup {
         Setup { late: true, ..Setup::default() }
     }
 
-    fn start(&self, boot: u64) -> Start {
+    pub fn start(&self, boot: u64) -> Start {
         let member = replica::founding_member(
             "default",
             &["http://localhost:2380".into()],
@@ -141,7 +141,7 @@ fn halted(error: std::io::Error) -> Halted {
 
 pub fn open(files: &SimFiles, setup: &Setup, boot: u64) -> Result<(Replica, replica::OpenReport), OpenError> {
     let shared: Arc<dyn Files> = Arc::new(files.clone());
-    replica::open(shared, setup.start(boot))
+    replica::open(shared, setup.start(boot), || Ok(()))
 }
 
 impl Rig {

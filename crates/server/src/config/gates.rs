@@ -35,6 +35,7 @@ const fn gate(name: &'static str, stage: Stage, default: bool, note: &'static st
 }
 
 const OTHER_STORE: &str = "it has no effect: the store is built differently";
+const OTHER_LEASES: &str = "it has no effect: renewals are always fast here";
 const LATER: &str = "it has no effect in this version";
 
 /// By name.
@@ -42,7 +43,7 @@ pub static GATES: &[Gate] = &[
     gate("AllAlpha", Stage::Alpha, false, ""),
     gate("AllBeta", Stage::Beta, false, ""),
     gate("CompactHashCheck", Stage::Alpha, false, LATER),
-    gate("FastLeaseKeepAlive", Stage::Beta, true, ""),
+    gate("FastLeaseKeepAlive", Stage::Beta, true, OTHER_LEASES),
     gate("InitialCorruptCheck", Stage::Alpha, false, LATER),
     gate("LeaseCheckpoint", Stage::Alpha, false, LATER),
     gate("LeaseCheckpointPersist", Stage::Alpha, false, LATER),

@@ -18,12 +18,14 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
 use base::Random;
-use disk::sim::{Fault, KeepSet, Moment, ReadFault, Rot, SECTOR};
+use disk::sim::{Fault, KeepSet, Moment, Operation, ReadFault, Rot, SECTOR};
 use disk::{BLOCK, Files, SimFiles};
 
 use super::{Promises, Script, Subject, guarded, log, member, store};
 
 const DATA: &str = "data";
+/// The log's directory, whose names only say which segments there are.
+const LOG: &str = "log";
 /// Moments after a lie at which the power goes, and sets of each that are drawn.
 const MOMENTS: usize = 3;
 const DRAWN_SETS: usize = 2;
@@ -208,11 +210,15 @@ impl<S: Subject> Run<S> {
         let files = SimFiles::new();
         files.fail_at(operation, fault);
         let (mut subject, ended) = S::play(self.script, self.seed, Promises::Kept, &files, None, operation);
-        let change = self.moments[operation as usize].describe().pop().unwrap_or_default();
+        let under_way = self.moments[operation as usize].under_way();
         match ended {
-            Ok(()) if fault == Fault::NoSpace => self.tally.survived += 1,
+            Ok(()) if fault == Fault::NoSpace && under_way.is_some_and(asks_for_room) => {
+                self.tally.survived += 1;
+            }
             Ok(()) => {
-                return Err(format!("operation {operation} ({change}) failed, and the run goes on (law 8)"));
+                return Err(format!(
+                    "operation {operation} ({under_way:?}) failed, and the run goes on (law 8)"
+                ));
             }
             Err(text) if text.contains("os error") && !text.starts_with("a panic") => {}
             Err(text) => return Err(format!("operation {operation} failed, and the run ended: {text}")),
@@ -246,8 +252,12 @@ impl<S: Subject> Run<S> {
         let (mut subject, ended) = S::play(self.script, self.seed, Promises::Kept, &files, like, operation);
         let struck = &self.moments[operation as usize];
         assert_eq!(struck.operation(), operation, "a moment for each operation");
-        let change = struck.describe().pop().unwrap_or_default();
-        let pages = pages_of(&change);
+        // A write that was lost takes no other page with it.
+        let pages = match struck.under_way() {
+            Some(Operation::Write { name, blocks }) if name == DATA && fault.is_some() => blocks.clone(),
+            _ => 0..0,
+        };
+        let (written, older) = (struck.kill(), &self.moments[..operation as usize]);
         let moments = subject.take_moments();
         let next = operation as usize + 1;
         // Of a sync that did nothing, everything is left that it covers.
@@ -262,7 +272,7 @@ impl<S: Subject> Run<S> {
             .map(|_| from.min(last) + random.below((moments.len() - from.min(last)) as u64) as usize)
             .collect();
         chosen.push(last);
-        let what = format!("operation {operation} ({change})");
+        let what = format!("operation {operation} ({:?})", struck.under_way());
         let mut sound = true;
         for at in chosen {
             let moment = &moments[at];
@@ -277,17 +287,16 @@ impl<S: Subject> Run<S> {
             for (how, image) in images {
                 let boot = random.next_u64();
                 // What was lost in whole: by the fault itself, or since a sync did nothing.
-                let twin = || {
-                    pages.clone().any(|page| is_twin(&image, page))
-                        || (pages.is_empty() && differing(&image, &now).any(|page| is_twin(&image, page)))
+                let twin = || match pages.is_empty() {
+                    false => is_one_a_twin(&image, pages.clone(), &written, older),
+                    true => is_one_a_twin(&image, differing(&image, &now), &now, &moments[..at]),
                 };
-                let twin = twin();
                 let verdict = subject_verdict(&mut subject, &image, moment.mark(), floor, boot);
                 if how == "killed" && at == last {
                     sound = verdict == Verdict::Right;
                 }
                 let place = || format!("{what}; at {} {how}", moment.operation());
-                self.count(verdict, twin).map_err(|law| format!("{}: {law}", place()))?;
+                tally(&mut self.tally, verdict, twin).map_err(|law| format!("{}: {law}", place()))?;
             }
         }
         match ended {
@@ -335,7 +344,7 @@ impl<S: Subject> Run<S> {
             Verdict::Right | Verdict::Verified(_) | Verdict::Tail if !flipped => {
                 return Err(what(format!("{verdict:?}")));
             }
-            _ => self.count(verdict, false).map_err(what)?,
+            _ => tally(&mut self.tally, verdict, || false).map_err(what)?,
         }
         if again {
             // It has changed nothing.
@@ -352,9 +361,9 @@ impl<S: Subject> Run<S> {
     fn rot(&mut self, draw: impl Fn(u64, &mut Random) -> Rot, random: &mut Random) -> Result<(), String> {
         let (files, mark) = self.left(random);
         let mut names: Vec<String> = files.list("").map_err(|error| error.to_string())?;
-        names.retain(|name| name != "log");
-        if let Ok(log) = files.list("log") {
-            names.extend(log.into_iter().map(|name| format!("log/{name}")));
+        names.retain(|name| name != LOG);
+        if let Ok(log) = files.list(LOG) {
+            names.extend(log.into_iter().map(|name| format!("{LOG}/{name}")));
         }
         // Much of a file is zeros that nothing reads: so several are tried.
         for _ in 0..60 {
@@ -375,28 +384,28 @@ impl<S: Subject> Run<S> {
                 continue;
             }
             let page = (sector as usize * SECTOR / BLOCK) as u64;
-            let twin = rot == Rot::Stale && name == DATA && is_twin(&files, page);
+            let twin = || rot == Rot::Stale && name == DATA && is_sound(&files, page);
             let verdict = subject_verdict(&mut self.subject, &files, mark, Floor::Stated, random.next_u64());
-            return self
-                .count(verdict, twin)
+            return tally(&mut self.tally, verdict, twin)
                 .map_err(|law| format!("sector {sector} of {name} with {rot:?}: {law}"));
         }
         Ok(())
     }
+}
 
-    fn count(&mut self, verdict: Verdict, twin: bool) -> Result<(), String> {
-        let tally = &mut self.tally;
-        match verdict {
-            Verdict::Right => tally.right += 1,
-            Verdict::Tail => tally.tails += 1,
-            Verdict::Refused(text) if names_a_file(&text) => tally.refused += 1,
-            Verdict::Refused(text) => return Err(format!("refused without the name of a file: {text}")),
-            Verdict::Verified(_) => tally.verified += 1,
-            Verdict::Wrong(_) if twin => tally.twins += 1,
-            Verdict::Wrong(law) => return Err(law),
-        }
-        Ok(())
+/// `twin`: whether a page may have been lost whose place holds an older version of itself.
+fn tally(tally: &mut Tally, verdict: Verdict, twin: impl FnOnce() -> bool) -> Result<(), String> {
+    match verdict {
+        Verdict::Right => tally.right += 1,
+        Verdict::Tail => tally.tails += 1,
+        Verdict::Refused(text) if names_a_file(&text) => tally.refused += 1,
+        Verdict::Refused(text) => return Err(format!("refused without the name of a file: {text}")),
+        Verdict::Verified(_) => tally.verified += 1,
+        Verdict::Wrong(law) if law.starts_with("a panic") => return Err(law),
+        Verdict::Wrong(_) if twin() => tally.twins += 1,
+        Verdict::Wrong(law) => return Err(law),
     }
+    Ok(())
 }
 
 /// A panic is wrong, whatever it says.
@@ -411,22 +420,40 @@ fn subject_verdict<S: Subject>(
 }
 
 fn names_a_file(text: &str) -> bool {
-    text.contains(".seg") || text.contains(DATA) || text.contains("the store") || text.contains("log")
+    text.contains(".seg") || text.starts_with(DATA) || text.contains("the data file")
 }
 
-/// The pages of the data file in a change as `Moment::describe` says it.
-fn pages_of(change: &str) -> std::ops::Range<u64> {
-    let pages = || {
-        let (from, rest) = change.strip_prefix("write blocks ")?.split_once("..")?;
-        let (to, name) = rest.split_once(" of ")?;
-        (name == DATA).then_some(())?;
-        Some(from.parse().ok()?..to.parse().ok()?)
+/// Whether "no room" is an answer that a process may live with: where files are made, moved and sized, and where a log
+/// segment is made ready that is not in use yet.
+fn asks_for_room(operation: &Operation) -> bool {
+    match operation {
+        Operation::Name => true,
+        Operation::Write { name, .. } => name.ends_with(".tmp"),
+        Operation::Sync { name } => name.ends_with(".tmp") || name == LOG,
+    }
+}
+
+/// Whether one of the pages is sound, is not what was `written` there, and once was just so.
+fn is_one_a_twin(
+    image: &SimFiles,
+    mut pages: impl Iterator<Item = u64>,
+    written: &SimFiles,
+    older: &[Moment],
+) -> bool {
+    let of = |files: &SimFiles, page: u64| {
+        let bytes = files.bytes(DATA)?;
+        Some(bytes.get(page as usize * BLOCK..)?.get(..BLOCK)?.to_vec())
     };
-    pages().unwrap_or(0..0)
+    pages.any(|page| {
+        let found = of(image, page);
+        is_sound(image, page)
+            && found != of(written, page)
+            && older.iter().rev().any(|moment| of(&moment.kill(), page) == found)
+    })
 }
 
 /// Whether a page, or the run that begins there, is sound and says that it belongs there.
-fn is_twin(files: &SimFiles, page: u64) -> bool {
+fn is_sound(files: &SimFiles, page: u64) -> bool {
     let Some(bytes) = files.bytes(DATA) else { return false };
     let Some(page_bytes) = bytes.get(page as usize * BLOCK..) else { return false };
     let word = |at: usize| u32::from_le_bytes(page_bytes[at..at + 4].try_into().expect("four bytes"));

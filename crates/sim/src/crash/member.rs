@@ -116,7 +116,7 @@ impl super::Subject for Subject {
     }
 
     fn verdict(&mut self, files: &SimFiles, mark: u64, floor: Floor, boot: u64) -> Verdict {
-        let (replica, report) = match replica::open(Arc::new(files.clone()), rig::start(boot)) {
+        let (replica, report) = match replica::open(Arc::new(files.clone()), rig::start(boot), || Ok(())) {
             Ok(opened) => opened,
             Err(error) => return Verdict::Refused(error.to_string()),
         };

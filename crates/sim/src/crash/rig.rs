@@ -58,7 +58,7 @@ pub(super) fn start(boot: u64) -> Start {
 }
 
 pub(super) fn open(files: &SimFiles, boot: u64) -> Result<(Replica, OpenReport), String> {
-    replica::open(Arc::new(stopping(files)), start(boot)).map_err(|error| error.to_string())
+    replica::open(Arc::new(stopping(files)), start(boot), || Ok(())).map_err(|error| error.to_string())
 }
 
 /// What runs on the helper pool.

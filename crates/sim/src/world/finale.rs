@@ -95,6 +95,8 @@ pub(super) struct Finale {
     began_us: u64,
     /// The stage's question was asked.
     asked: bool,
+    /// Calls of the operator that had ended without an answer before it.
+    without_answer: u64,
     /// By the network, when the stage was looked at last.
     delivered_bytes: u64,
     picture: Option<Picture>,
@@ -107,6 +109,7 @@ impl Finale {
             since_us: 0,
             began_us: 0,
             asked: false,
+            without_answer: 0,
             delivered_bytes: 0,
             picture: None,
         }
@@ -190,9 +193,11 @@ impl Finale {
                 if !quiet {
                     return Ok(false);
                 }
-                let last = env.history.operations.last();
-                let accepted = last.is_some_and(|last| matches!(last.outcome, Outcome::Answered(_)));
-                if self.asked && (accepted || quota) {
+                let last = env.history.operations.last().map(|last| &last.outcome);
+                // Without room the answer is "no space", which leaves open whether the put was executed.
+                let accepted = matches!(last, Some(Outcome::Answered(_)))
+                    || quota && matches!(last, Some(Outcome::Lost));
+                if self.asked && accepted {
                     self.enter(env, Stage::Leases);
                 } else if member.process.as_ref().is_some_and(|p| p.published.alarm(pb::AlarmType::Nospace))
                     && !quota
@@ -236,11 +241,15 @@ impl Finale {
             }
             Stage::Read => {
                 if !self.asked {
+                    self.without_answer = operator.without_answer();
                     let all = pb::RangeRequest { key: vec![0], range_end: vec![0], ..Default::default() };
                     self.asked = operator.ask(env, Ask::Range(all));
                     operator.ask(env, Ask::Hash(pb::HashKvRequest { revision: 0 }));
                 } else if quiet {
-                    self.enter(env, Stage::End);
+                    self.asked = operator.without_answer() == self.without_answer;
+                    if self.asked {
+                        self.enter(env, Stage::End);
+                    }
                 }
             }
             Stage::End => {
@@ -324,7 +333,8 @@ pub(super) fn judge(env: &mut Env, member: &Member) -> Result<(), Failure> {
         extension_us: Some(super::ELECTION_MS * 1_000),
         late_us: Some(LATE_US),
     };
-    check::history(&env.history, &clocks)?;
+    let summary = check::history(&env.history, &clocks)?;
+    env.coverage.add(Mechanism::HashKv, summary.hash.compared);
     let versions = Versions::of(&env.history);
     for answer in &env.odd_answers {
         ranges::check(answer, &versions).map_err(|text| Failure::new("OddRange", text))?;

@@ -153,7 +153,7 @@ impl Member {
         if let Some(read) = spoiled {
             self.files.fail_read_at(read);
         }
-        let opened = replica::open(Arc::new(files.clone()), start_options(sizes, boot));
+        let opened = replica::open(Arc::new(files.clone()), start_options(sizes, boot), || Ok(()));
         let (io_errors, no_space) = files.errors_met();
         env.coverage.add(Mechanism::IoError, io_errors);
         self.files.fail_read_at(u64::MAX);

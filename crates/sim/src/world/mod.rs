@@ -13,8 +13,9 @@
 //! Invariants: whatever happens follows from the seed. No clock of the machine is read, no thread started, nothing
 //! iterated whose order is not given; [`trace`] proves it: the same seed gives the same hash.
 //!
-//! Members are a list, and everything names its member; there is one today, which is a cluster of its own. What the
-//! cluster work adds is a message type for [`network::Network`] and a list of peers at the start of each.
+//! Members are a list, and events and faults name their member; there is one today, which is a cluster of its own. What
+//! the cluster work adds is a message type for [`network::Network`], a list of peers at the start of each, and what still
+//! speaks of the first member alone: the clock of the history, the finale, and the judgement.
 
 mod client;
 mod clock;
@@ -140,6 +141,12 @@ struct Env {
     weather: Weather,
     /// Until then refusals for want of room or time are to be expected; 0: they are not.
     strained_until_us: u64,
+    /// A disk has had no room, for once at least.
+    was_short_of_room: bool,
+    /// The highest revision that anyone asked to compact; servers that compact by themselves ask for any.
+    compaction_max: i64,
+    /// That were asked for.
+    snapshots: usize,
     odd_answers: Vec<OddAnswer>,
     /// The newest answer to a listing of leases.
     leases: Option<Vec<i64>>,
@@ -310,6 +317,7 @@ impl World {
         let network = Network::new(Random::new(random.next_u64()), profile.network);
         let member = Member::new(0, Random::new(random.next_u64()));
         let nemesis = Nemesis::new(Random::new(random.next_u64()));
+        let by_itself = !matches!(profile.sizes.auto_compaction, replica::AutoCompaction::Off);
         let mut env = Env {
             now_us: 0,
             random,
@@ -321,6 +329,9 @@ impl World {
             profile: profile.clone(),
             weather: FAIR,
             strained_until_us: 0,
+            was_short_of_room: false,
+            compaction_max: if by_itself { i64::MAX } else { 0 },
+            snapshots: 0,
             odd_answers: Vec::new(),
             leases: None,
         };

@@ -160,12 +160,14 @@ impl Nemesis {
             }
             Fault::NoSpace => {
                 let no_space_one_in = [1, 3][self.random.below(2) as usize];
+                env.was_short_of_room = true;
                 let errors = Errors { io_one_in: 0, no_space_one_in };
                 member.ail(Ailment { errors, ..Ailment::default() });
                 env.at(until_us, Event::Undo(Undo::Ailment { member: id }));
             }
             Fault::FullDisk => {
                 env.coverage.one(Mechanism::FullDisk);
+                env.was_short_of_room = true;
                 let free_bytes = magnitude(&mut self.random, 1, 1 << 20);
                 member.ail(Ailment { free_bytes, ..Ailment::default() });
                 env.at(until_us, Event::Undo(Undo::Ailment { member: id }));

@@ -596,6 +596,31 @@ mod tests {
         assert_eq!(network.counts().cut, 25 + 75);
     }
 
+    #[test]
+    fn a_link_is_good_or_bad_in_one_direction_alone() {
+        let good = Quality { delay_us: (10, 20), ..Quality::default() };
+        let mut network = network(6, good);
+        let slow = Quality { delay_us: (700_000, 800_000), ..good };
+        network.set_link(B, A, slow);
+        network.set_link(C, A, Quality { loss_one_in: 1, ..good });
+        let arrived = chatter(&mut network, 0, 0..100);
+        let sent_us = |number: u32| u64::from(number) * 1_000;
+        for (at_us, to, number) in &arrived {
+            let late_us = at_us - sent_us(*number);
+            assert_eq!(late_us >= 700_000, *to == A, "only the way from B to A is slow: {number}");
+        }
+        assert_eq!(
+            (arrived.len(), network.counts().lost),
+            (75, 25),
+            "all that C sends to A, and nothing else"
+        );
+        // The whole network anew: what was said of links counts no more.
+        network.set_quality(good);
+        let arrived = chatter(&mut network, 10_000_000, 100..200);
+        assert_eq!(arrived.len(), 100);
+        assert!(arrived.iter().all(|(at_us, _, n)| at_us - 10_000_000 - sent_us(n - 100) < 1_000));
+    }
+
     /// What one side read, and whether it was told of the end.
     #[derive(Default)]
     struct Reader {

@@ -11,7 +11,6 @@ use mvcc::trees;
 use prost::Message;
 use proto::mvccpb::KeyValue;
 
-use super::coverage::Mechanism;
 use super::job::Mail;
 use super::{Env, Failure};
 use crate::history::{Event, HashOf, Kind, Kv};
@@ -32,7 +31,6 @@ pub(super) fn look(
                 && mvcc::stamp::compacted(before.stamp()) == hash.compact_revision
                 && published.compaction_hashes().get(hash.revision).is_none();
             if settled {
-                env.coverage.one(Mechanism::HashKv);
                 let of = HashOf { revision: hash.revision, compact_revision: hash.compact_revision };
                 let at_us = env.history_us();
                 env.history.hash(member, at_us, of, hash.hash.into());

@@ -21,7 +21,7 @@ const DAMAGED_LOG: Sign = World("Start", "the log is damaged");
 /// What the scrub says.
 const ROTTEN: Sign = World("Disk", "the file data is damaged");
 /// A store that has what its log has lost (law 7).
-const AHEAD: Sign = World("Start", "the store has applied entries up to");
+const AHEAD: Sign = World("Start", "the data file has applied entries up to");
 
 /// Of `crates/tree/src/pins_models.rs`.
 const MODELS: &[&str] = &[
@@ -227,7 +227,9 @@ pub const TABLE: &[Exhibit] = &[
             Assertion("mvcc/src/compact.rs"),
         ],
     ),
+    world(Bug::PastHashRefused, Focus::History, 20, &[Assertion("sim/src/world/client/reasons.rs")]),
     world(Bug::ReadBeforeReplay, Focus::Crash, 6, &[By(StaleRead), By(Dump), By(MemberBackwards)]),
+    world(Bug::LeaseKeysOneByOne, Focus::Lease, 20, &[By(LeaseKeys)]),
     world(Bug::LeaseRenewedByPut, Focus::Lease, 20, &[By(LeaseProlonged)]),
     world(Bug::LeaseRenewedByReplay, Focus::Lease, 30, &[By(LeaseProlonged)]),
     world(Bug::LeaseNotPromoted, Focus::Lease, 6, &[World("Liveness", "every call is answered")]),
@@ -303,4 +305,8 @@ pub const TABLE: &[Exhibit] = &[
         &[By(WatchBookmarkable), By(WatchResumable), By(WatchReliable)],
     ),
     world(Bug::PrevKvIsItself, Focus::Watch, 6, &[By(WatchPrevKv)]),
+    world(Bug::FilterIgnored, Focus::Watch, 20, &[By(WatchFilter)]),
+    world(Bug::StepRepeated, Focus::Watch, 100, &[By(WatchUnique), By(WatchOrdered)]),
+    world(Bug::FragmentUnmarked, Focus::Watch, 100, &[By(WatchAtomic)]),
+    world(Bug::FartherBehindServed, Focus::Watch, 20, &[By(WatchOrdered), By(WatchReliable)]),
 ];

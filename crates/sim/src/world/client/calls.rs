@@ -7,6 +7,7 @@ use prost::Message;
 use proto::etcdserverpb as pb;
 use sha2::{Digest, Sha256};
 
+use super::reasons::Asked;
 use super::workload::Ask;
 use super::{Client, Timer};
 use crate::history::{Answer, OpId, Outcome, Range, Request};
@@ -21,7 +22,7 @@ use crate::world::trace::{self, What};
 pub(super) enum Call {
     /// Recorded; one answer.
     Op {
-        rpc: Rpc,
+        asked: Asked,
         op: OpId,
         odd: Option<Box<pb::RangeRequest>>,
     },
@@ -40,7 +41,7 @@ pub(super) enum Call {
     },
     /// Not in the history.
     Plain {
-        rpc: Rpc,
+        asked: Asked,
     },
     Snapshot {
         bytes: Vec<u8>,
@@ -60,7 +61,7 @@ impl Call {
 
     fn name(&self) -> &'static str {
         match self {
-            Call::Op { rpc, .. } | Call::Plain { rpc } => rpc.path(),
+            Call::Op { asked, .. } | Call::Plain { asked } => asked.rpc.path(),
             Call::Stream { .. } => Rpc::RangeStream.path(),
             Call::KeepAlive { .. } => Rpc::LeaseKeepAlive.path(),
             Call::Watch { .. } => Rpc::Watch.path(),
@@ -129,6 +130,11 @@ impl Client {
         }
         let Sending { rpc, bytes, request } = sending(&ask);
         env.relieve();
+        match &ask {
+            Ask::Compact(compact) => env.compaction_max = env.compaction_max.max(compact.revision),
+            Ask::Snapshot => env.snapshots += 1,
+            _ => {}
+        }
         let (client, member, at_us) = (self.id, self.member, env.history_us());
         let op = request.map(|request| env.history.call(client, member, at_us, request));
         let number = op.map_or(0, |op| op.0 as u64);
@@ -139,12 +145,14 @@ impl Client {
         let Some(of) = self.links[link].as_mut() else { return false };
         let stream = of.http.start(rpc.path(), &bytes, true);
         let connection = of.id;
+        let revision = if let Ask::Hash(hash) = &ask { hash.revision } else { 0 };
+        let asked = Asked { rpc, bytes: bytes.len(), revision };
         let call = match (ask, op) {
             (Ask::Snapshot, _) => Call::Snapshot { bytes: Vec::new(), digest: Vec::new() },
             (Ask::Stream(_), Some(op)) => Call::Stream { op, answer: Box::default() },
-            (Ask::OddRange(range), Some(op)) => Call::Op { rpc, op, odd: Some(Box::new(range)) },
-            (_, Some(op)) => Call::Op { rpc, op, odd: None },
-            (_, None) => Call::Plain { rpc },
+            (Ask::OddRange(range), Some(op)) => Call::Op { asked, op, odd: Some(Box::new(range)) },
+            (_, Some(op)) => Call::Op { asked, op, odd: None },
+            (_, None) => Call::Plain { asked },
         };
         self.calls.insert((link, stream), call);
         self.flush(env, link);
@@ -190,6 +198,7 @@ impl Client {
     /// Nobody will say what became of it.
     pub(super) fn call_lost(&mut self, env: &mut Env, call: Call) {
         let (client, what, at_us) = (self.id, call.name(), env.history_us());
+        self.without_answer += call.waiting() as u64;
         let mut lost = |op: OpId| {
             trace::note(What::Lost { client, what, op: op.0 as u64 });
             env.coverage.one(Mechanism::Lost);
@@ -214,9 +223,9 @@ impl Client {
     /// A message of a call; the call, when more may come.
     pub(super) fn message(&mut self, env: &mut Env, call: Call, bytes: &[u8]) -> Option<Call> {
         match call {
-            Call::Op { rpc, op, odd } => {
-                let answer = self.unary(env, rpc, bytes, odd);
-                self.answered(env, op, rpc.path(), answer);
+            Call::Op { asked, op, odd } => {
+                let answer = self.unary(env, asked.rpc, bytes, odd);
+                self.answered(env, op, asked.rpc.path(), answer);
                 None
             }
             Call::Stream { op, mut answer } => {
@@ -247,8 +256,8 @@ impl Client {
                 self.watch_answer(env, place, &answer);
                 Some(Call::Watch { place })
             }
-            Call::Plain { rpc } => {
-                self.plain(env, rpc, bytes);
+            Call::Plain { asked } => {
+                self.plain(env, asked.rpc, bytes);
                 None
             }
             Call::Snapshot { bytes: mut all, digest: _ } => {
@@ -339,36 +348,55 @@ impl Client {
                 assert!(answer.header.is_some(), "a streamed range ends with its header");
                 self.answered(env, op, what, (&*answer).into());
             }
-            Call::Op { op, .. } | Call::Stream { op, .. } => {
+            Call::Op { asked, op, .. } => {
                 assert!(code != 0, "{what} ends well, and was not answered");
-                self.failed(env, op, what, code, text);
+                self.failed(env, op, asked, code, text);
             }
+            Call::Stream { op, .. } => self.failed(env, op, Asked::of(Rpc::RangeStream), code, text),
             Call::KeepAlive { waiting } => {
                 for (op, _) in waiting {
-                    self.failed(env, op, what, code, text);
+                    self.failed(env, op, Asked::of(Rpc::LeaseKeepAlive), code, text);
                 }
             }
-            Call::Watch { place } => self.watch_lost(env, place),
+            Call::Watch { place } => {
+                if code != 0 {
+                    Asked::of(Rpc::Watch).demand_reason(env, &error(code, text));
+                }
+                self.watch_lost(env, place);
+            }
             Call::Snapshot { bytes, digest } if code == 0 => {
                 assert!(*Sha256::digest(&bytes) == *digest, "a snapshot has the digest that it says");
                 self.count(env, Mechanism::Snapshot);
             }
-            Call::Plain { .. } | Call::Snapshot { .. } => {
-                trace::note(What::Failed { client: self.id, what, op: 0, code });
-            }
+            Call::Plain { asked } => self.plain_failed(env, asked, code, text),
+            Call::Snapshot { .. } => self.plain_failed(env, Asked::of(Rpc::Snapshot), code, text),
         }
         None
     }
 
-    fn failed(&mut self, env: &mut Env, op: OpId, what: &'static str, code: u8, text: &str) {
-        trace::note(What::Failed { client: self.id, what, op: op.0 as u64, code });
-        let error = proto::Error::new(proto::Code::from(i32::from(code)), text.to_owned());
+    fn plain_failed(&mut self, env: &mut Env, asked: Asked, code: u8, text: &str) {
+        let what = asked.rpc.path();
+        trace::note(What::Failed { client: self.id, what, op: 0, code });
+        assert!(code != 0, "{what} ends well, and was not answered");
+        self.without_answer += 1;
+        asked.demand_reason(env, &error(code, text));
+    }
+
+    fn failed(&mut self, env: &mut Env, op: OpId, asked: Asked, code: u8, text: &str) {
+        trace::note(What::Failed { client: self.id, what: asked.rpc.path(), op: op.0 as u64, code });
+        self.without_answer += 1;
+        let error = error(code, text);
         if Outcome::of_error(&error) == Outcome::Lost {
+            asked.demand_reason(env, &error);
             self.count(env, Mechanism::Lost);
         }
         let at_us = env.history_us();
         env.history.failed(op, at_us, &error);
     }
+}
+
+fn error(code: u8, text: &str) -> proto::Error {
+    proto::Error::new(proto::Code::from(i32::from(code)), text.to_owned())
 }
 
 fn decode<M: Message + Default>(bytes: &[u8]) -> M {

@@ -7,6 +7,7 @@
 //! - A client can be slow: it leaves what arrives where it is, until everything up to the server's queues is full.
 
 mod calls;
+mod reasons;
 mod watches;
 mod workload;
 
@@ -96,6 +97,8 @@ pub(super) struct Client {
     knows: Knows,
     random: Random,
     burst_left: u64,
+    /// Calls that were lost, or ended with an error.
+    without_answer: u64,
     streams_apart: bool,
     /// It begins nothing more, and gives nothing up.
     resting: bool,
@@ -115,6 +118,7 @@ impl Client {
             knows: Knows::default(),
             random,
             burst_left: 0,
+            without_answer: 0,
             streams_apart: env.profile.workload.streams_apart,
             resting: false,
         };
@@ -297,6 +301,11 @@ impl Client {
     /// Calls that wait for an answer, streams aside.
     pub fn unanswered(&self) -> usize {
         self.calls.values().map(Call::waiting).sum()
+    }
+
+    /// Calls that were lost, or ended with an error, so far.
+    pub fn without_answer(&self) -> u64 {
+        self.without_answer
     }
 
     /// From now on it begins nothing more, and is patient.

@@ -273,7 +273,11 @@ impl Client {
             }
             return;
         }
+        let filtered = if watcher.create.filters.is_empty() { 0 } else { answer.events.len() };
+        let with_previous = answer.events.iter().filter(|event| event.prev_kv.is_some());
         env.coverage.add(Mechanism::WatchEvents, answer.events.len() as u64);
+        env.coverage.add(Mechanism::WatchFiltered, filtered as u64);
+        env.coverage.add(Mechanism::WatchPrevKv, with_previous.count() as u64);
         env.coverage.add(Mechanism::WatchFragment, u64::from(answer.fragment));
         if answer.fragment {
             return;
