@@ -88,7 +88,7 @@ fn killed_and_suspended() {
 fn the_disk_is_full_for_a_while() {
     let Some(binary) = common::ours() else { return };
     let Some(disk) = SmallDisk::new(1536 << 20) else { return };
-    // Another's server may, as etcd does.
+    // A server that is not ours may, as etcd does.
     let may_end = std::env::var_os("MAINSTAY_BIN").is_some();
     let seed = common::setting("FAULT_SEED", 1);
     let recorder = Recorder::new(Mix { value_bytes: 1_000_000, leases: false, compactions: false });

@@ -162,7 +162,7 @@ bugs! {
     WatchStartMissed,
     /// The previous pair of an event read from history is the pair itself.
     PrevKvIsItself,
-    /// A watcher is sent events of the kinds that it does not want.
+    /// A watcher that wants no puts is sent them.
     FilterIgnored,
     /// A step of catching up goes on one revision before where it ended.
     StepRepeated,

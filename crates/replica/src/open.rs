@@ -160,12 +160,12 @@ pub fn open(
     let (applied, applied_term) = mvcc::stamp::applied(store.stamp());
     let reading = wal::Wal::read(files, LOG_DIR, start.wal, applied).map_err(OpenError::Log)?;
     let founded = applied == 0 && reading.recovered().last.0 == 0;
-    if founded {
-        may_found().map_err(OpenError::MayNotFound)?;
-    }
     check_together(reading.recovered(), (applied, applied_term))?;
     let checkpoint_lost = check_sequence(reading.recovered(), store.report())?;
     check_version(&store, &start.options.cluster_version)?;
+    if founded {
+        may_found().map_err(OpenError::MayNotFound)?;
+    }
     // The meta of an unreadable slot can be opened no more: there is but one to cover.
     let (covered, _) = mvcc::stamp::applied(store.older_stamp().unwrap_or(store.durable_stamp()));
     let (mut wal, recovered) = reading.open(covered).map_err(OpenError::Log)?;

@@ -90,7 +90,7 @@ impl Watchers {
             if revision > reached
                 && (changes >= self.options.catch_up_changes || bytes >= self.options.catch_up_bytes)
             {
-                through = (revision - 1 - i64::from(base::bug!(StepRepeated))).max(from);
+                through = if base::bug!(StepRepeated) { (revision - 2).max(from) } else { revision - 1 };
                 break;
             }
             reached = revision;

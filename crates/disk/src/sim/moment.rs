@@ -15,7 +15,7 @@ use super::world::World;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// A name was made, moved or removed, or a length changed.
-    Name,
+    Metadata,
     Write {
         name: String,
         blocks: Range<u64>,

@@ -366,7 +366,7 @@ impl World {
         if let Some(change) = change {
             self.make(change);
         }
-        record.note(self, number, || Operation::Name);
+        record.note(self, number, || Operation::Metadata);
         match turn {
             Turn::Halt => Err(halted()),
             _ => Ok(()),

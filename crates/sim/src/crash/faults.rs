@@ -111,6 +111,23 @@ pub struct Tally {
     pub panics: u64,
 }
 
+impl Tally {
+    /// `twin`: whether a page may have been lost whose place holds an older version of itself.
+    fn count(&mut self, verdict: Verdict, twin: impl FnOnce() -> bool) -> Result<(), String> {
+        match verdict {
+            Verdict::Right => self.right += 1,
+            Verdict::Tail => self.tails += 1,
+            Verdict::Refused(text) if names_a_file(&text) => self.refused += 1,
+            Verdict::Refused(text) => return Err(format!("refused without the name of a file: {text}")),
+            Verdict::Verified(_) => self.verified += 1,
+            Verdict::Wrong(law) if law.starts_with("a panic") => return Err(law),
+            Verdict::Wrong(_) if twin() => self.twins += 1,
+            Verdict::Wrong(law) => return Err(law),
+        }
+        Ok(())
+    }
+}
+
 impl Display for Tally {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Tally { trials, right, tails, refused, verified, twins, survived, panics } = self;
@@ -296,7 +313,7 @@ impl<S: Subject> Run<S> {
                     sound = verdict == Verdict::Right;
                 }
                 let place = || format!("{what}; at {} {how}", moment.operation());
-                tally(&mut self.tally, verdict, twin).map_err(|law| format!("{}: {law}", place()))?;
+                self.tally.count(verdict, twin).map_err(|law| format!("{}: {law}", place()))?;
             }
         }
         match ended {
@@ -344,7 +361,7 @@ impl<S: Subject> Run<S> {
             Verdict::Right | Verdict::Verified(_) | Verdict::Tail if !flipped => {
                 return Err(what(format!("{verdict:?}")));
             }
-            _ => tally(&mut self.tally, verdict, || false).map_err(what)?,
+            _ => self.tally.count(verdict, || false).map_err(what)?,
         }
         if again {
             // It has changed nothing.
@@ -386,26 +403,13 @@ impl<S: Subject> Run<S> {
             let page = (sector as usize * SECTOR / BLOCK) as u64;
             let twin = || rot == Rot::Stale && name == DATA && is_sound(&files, page);
             let verdict = subject_verdict(&mut self.subject, &files, mark, Floor::Stated, random.next_u64());
-            return tally(&mut self.tally, verdict, twin)
+            return self
+                .tally
+                .count(verdict, twin)
                 .map_err(|law| format!("sector {sector} of {name} with {rot:?}: {law}"));
         }
         Ok(())
     }
-}
-
-/// `twin`: whether a page may have been lost whose place holds an older version of itself.
-fn tally(tally: &mut Tally, verdict: Verdict, twin: impl FnOnce() -> bool) -> Result<(), String> {
-    match verdict {
-        Verdict::Right => tally.right += 1,
-        Verdict::Tail => tally.tails += 1,
-        Verdict::Refused(text) if names_a_file(&text) => tally.refused += 1,
-        Verdict::Refused(text) => return Err(format!("refused without the name of a file: {text}")),
-        Verdict::Verified(_) => tally.verified += 1,
-        Verdict::Wrong(law) if law.starts_with("a panic") => return Err(law),
-        Verdict::Wrong(_) if twin() => tally.twins += 1,
-        Verdict::Wrong(law) => return Err(law),
-    }
-    Ok(())
 }
 
 /// A panic is wrong, whatever it says.
@@ -427,7 +431,7 @@ fn names_a_file(text: &str) -> bool {
 /// segment is made ready that is not in use yet.
 fn asks_for_room(operation: &Operation) -> bool {
     match operation {
-        Operation::Name => true,
+        Operation::Metadata => true,
         Operation::Write { name, .. } => name.ends_with(".tmp"),
         Operation::Sync { name } => name.ends_with(".tmp") || name == LOG,
     }

@@ -279,8 +279,7 @@ impl Finale {
                     let mut picture = Picture::of(&process.snapshot());
                     let before = self.picture.as_ref().expect("a member ends after it was pictured");
                     // Nobody asks for anything any more; what compacts by itself may go on.
-                    let by_itself =
-                        !matches!(env.profile.sizes.auto_compaction, replica::AutoCompaction::Off);
+                    let by_itself = env.profile.sizes.compacts_by_itself();
                     if by_itself && picture.compacted > before.compacted {
                         picture.compacted = before.compacted;
                     }

@@ -145,7 +145,7 @@ struct Env {
     was_short_of_room: bool,
     /// The highest revision that anyone asked to compact; servers that compact by themselves ask for any.
     compaction_max: i64,
-    /// That were asked for.
+    /// That were asked for: how many a member still holds nobody here can see.
     snapshots: usize,
     odd_answers: Vec<OddAnswer>,
     /// The newest answer to a listing of leases.
@@ -317,7 +317,6 @@ impl World {
         let network = Network::new(Random::new(random.next_u64()), profile.network);
         let member = Member::new(0, Random::new(random.next_u64()));
         let nemesis = Nemesis::new(Random::new(random.next_u64()));
-        let by_itself = !matches!(profile.sizes.auto_compaction, replica::AutoCompaction::Off);
         let mut env = Env {
             now_us: 0,
             random,
@@ -330,7 +329,7 @@ impl World {
             weather: FAIR,
             strained_until_us: 0,
             was_short_of_room: false,
-            compaction_max: if by_itself { i64::MAX } else { 0 },
+            compaction_max: if profile.sizes.compacts_by_itself() { i64::MAX } else { 0 },
             snapshots: 0,
             odd_answers: Vec::new(),
             leases: None,

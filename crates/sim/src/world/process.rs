@@ -414,8 +414,7 @@ impl Process {
             Note::BecameLeader { term } => ("leads", *term as i64),
             Note::CompactionScheduled { revision } => {
                 coverage.one(Mechanism::Compaction);
-                let automatic = !matches!(self.sizes.auto_compaction, replica::AutoCompaction::Off);
-                if automatic {
+                if self.sizes.compacts_by_itself() {
                     self.record_compaction(env, *revision);
                 }
                 ("compaction", *revision)

@@ -104,6 +104,13 @@ pub(super) struct Sizes {
     pub helpers: usize,
 }
 
+impl Sizes {
+    /// The server compacts without being asked.
+    pub fn compacts_by_itself(&self) -> bool {
+        !matches!(self.auto_compaction, replica::AutoCompaction::Off)
+    }
+}
+
 /// How often clients do what; weights.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mix {
