@@ -14,8 +14,8 @@
 //! watcher of all keys, or from a [`Dump`]; without either, only where a single lost operation fits.
 
 mod message;
+mod shared;
 mod trace;
-mod values;
 
 use std::sync::Arc;
 
@@ -382,7 +382,7 @@ pub struct Dump {
     pub first: i64,
     pub last: i64,
     /// In order; previous versions are not looked at.
-    pub events: Vec<Event>,
+    pub events: Vec<Arc<Event>>,
 }
 
 /// What HashKV gave the hash of; only once the compaction is physically finished: before that a hash may depend on how
@@ -440,7 +440,7 @@ pub struct History {
     pub hashes: Vec<HashSample>,
     pub notes: Vec<(Moment, Note)>,
     steps: u64,
-    values: values::Values,
+    shared: shared::Shared,
 }
 
 impl History {
@@ -476,7 +476,7 @@ impl History {
 
     /// After the answer was received.
     pub fn answered(&mut self, op: OpId, at_us: u64, mut answer: Answer) {
-        self.values.answer(&mut answer);
+        self.shared.answer(&mut answer);
         self.end(op, at_us, Outcome::Answered(answer));
     }
 
@@ -502,7 +502,7 @@ impl History {
 
     /// What is about to be sent, or was just received.
     pub fn passed(&mut self, stream: StreamId, at_us: u64, mut passage: Passage) {
-        self.values.passage(&mut passage);
+        self.shared.passage(&mut passage);
         let at = self.moment(at_us);
         let stream = &mut self.streams[stream.0];
         assert!(stream.closed.is_none(), "nothing passes on a closed stream");
@@ -515,10 +515,12 @@ impl History {
         assert!(closed.is_none(), "a stream is closed once");
     }
 
-    pub fn dump(&mut self, at_us: u64, first: i64, last: i64, mut events: Vec<Event>) {
-        self.values.events(&mut events);
+    pub fn dump(&mut self, at_us: u64, first: i64, last: i64, events: Vec<Event>) {
+        // Collected in the place of what it is made from, it would keep the room of all events.
+        let mut shared = Vec::with_capacity(events.len());
+        shared.extend(events.into_iter().map(|event| self.shared.dumped(event)));
         let at = self.moment(at_us);
-        self.dumps.push(Dump { at, first, last, events });
+        self.dumps.push(Dump { at, first, last, events: shared });
     }
 
     pub fn hash(&mut self, member: u32, at_us: u64, of: HashOf, hash: u64) {

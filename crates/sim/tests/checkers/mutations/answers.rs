@@ -1,5 +1,7 @@
 //! Wrong answers, wrong orders, lost and invented writes.
 
+use std::sync::Arc;
+
 use base::Random;
 use proto::errors;
 use sim::check::Rule::{self, *};
@@ -670,7 +672,7 @@ fn dumps() -> Vec<Mutation> {
             of: Options::dumped,
             apply: |run, random| {
                 let at = pick(random, owned_events(run))?;
-                run.history.dumps[0].events[at].kv.value = key("never written");
+                Arc::make_mut(&mut run.history.dumps[0].events[at]).kv.value = key("never written");
                 Some(())
             },
         },

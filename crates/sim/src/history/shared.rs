@@ -1,10 +1,11 @@
-//! Long values, kept once: a history that holds the same value in hundreds of answers, events and dumps would take more
-//! memory than the world that it describes.
+//! Long values and the events of dumps, kept once: a history that holds the same value in hundreds of answers and events,
+//! and every change again in each snapshot, would take more memory than the world that it describes.
 //!
 //! Must not change what an entry says.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 use super::{Answer, Bytes, Event, Kv, OpAnswer, Passage, TxnAnswer};
 
@@ -29,26 +30,39 @@ impl Hasher for Checksum {
 
 /// See the module's documentation. Only looked into, never iterated: its order means nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Values {
-    known: HashSet<Bytes, BuildHasherDefault<Checksum>>,
+pub(super) struct Shared {
+    values: HashSet<Bytes, BuildHasherDefault<Checksum>>,
+    /// That some dump holds, by revision: several when a transaction made them, or when dumps differ.
+    dumped: BTreeMap<i64, Vec<Arc<Event>>>,
 }
 
-impl Values {
+impl Shared {
     fn kv(&mut self, kv: &mut Kv) {
         if kv.value.len() < LONG_BYTES {
             return;
         }
-        match self.known.get(&kv.value) {
+        match self.values.get(&kv.value) {
             Some(known) => kv.value = known.clone(),
-            None => drop(self.known.insert(kv.value.clone())),
+            None => drop(self.values.insert(kv.value.clone())),
         }
     }
 
-    pub fn events(&mut self, events: &mut [Event]) {
-        for event in events {
-            self.kv(&mut event.kv);
-            event.prev.iter_mut().for_each(|kv| self.kv(kv));
+    fn event(&mut self, event: &mut Event) {
+        self.kv(&mut event.kv);
+        event.prev.iter_mut().for_each(|kv| self.kv(kv));
+    }
+
+    /// An event of a dump.
+    pub fn dumped(&mut self, mut event: Event) -> Arc<Event> {
+        let revision = event.kv.modified;
+        let same = |known: &&Arc<Event>| ***known == event;
+        if let Some(known) = self.dumped.get(&revision).and_then(|known| known.iter().find(same)) {
+            return Arc::clone(known);
         }
+        self.event(&mut event);
+        let event = Arc::new(event);
+        self.dumped.entry(revision).or_default().push(Arc::clone(&event));
+        event
     }
 
     pub fn answer(&mut self, answer: &mut Answer) {
@@ -74,7 +88,7 @@ impl Values {
 
     pub fn passage(&mut self, passage: &mut Passage) {
         if let Passage::Received(answer) = passage {
-            self.events(&mut answer.events);
+            answer.events.iter_mut().for_each(|event| self.event(event));
         }
     }
 }
