@@ -104,7 +104,7 @@ pub(crate) enum CallState {
     Parked(Read),
     /// Waits for an outcome; times out.
     Waiting,
-    /// Waits for a job; takes as long as it takes.
+    /// Waits for work of its own; takes as long as it takes.
     Working,
     Starting(Box<Starting>),
     LongRange(Box<LongRange>),

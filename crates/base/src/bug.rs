@@ -146,6 +146,10 @@ bugs! {
     RoomNotReserved,
     /// An alarm is kept in memory alone.
     AlarmNotStored,
+    /// The alarm is raised when half of the quota is used.
+    QuotaCutShort,
+    /// Whoever waits for a defragmentation is told after the time of a request that it timed out, and it goes on.
+    DefragmentTimedOut,
 
     // --- watch ---
     /// An event for a watcher whose queue is full is dropped (law 12).

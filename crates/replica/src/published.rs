@@ -157,6 +157,7 @@ impl Published {
     }
 
     pub(crate) fn has_room_at(&self, used_bytes: u64, cost_bytes: u64) -> bool {
+        let used_bytes = if base::bug!(QuotaCutShort) { 2 * used_bytes } else { used_bytes };
         self.quota_bytes().is_none_or(|quota| used_bytes.saturating_add(cost_bytes) < quota)
     }
 }

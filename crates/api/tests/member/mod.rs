@@ -189,6 +189,13 @@ impl Member {
         self.wire.server.output().unsent() + self.wire.server.outbound().queued(stream)
     }
 
+    /// So much later.
+    pub fn later(&mut self, by_ms: Millis) {
+        self.now += by_ms;
+        self.shard.tick(self.now, &mut self.wire);
+        self.settle();
+    }
+
     /// Goes on until nothing is left to do.
     pub fn settle(&mut self) {
         while self.step() {}

@@ -61,13 +61,13 @@ pub struct Observed {
 impl Observed {
     pub fn of(history: &History) -> Observed {
         let mut starts: HashMap<u32, Vec<u64>> = HashMap::new();
-        let (mut compacted, mut may_be_compacted) = (Vec::new(), Vec::new());
+        let (mut compacted, mut asked) = (Vec::new(), Vec::new());
         let mut compactions = HashMap::new();
         for (at, note) in &history.notes {
             match note {
                 Note::Started { member } => starts.entry(*member).or_default().push(at.step),
                 Note::Compacting { revision } => {
-                    may_be_compacted.push((*at, *revision));
+                    asked.push((*at, *revision));
                     compactions.entry(*revision).or_insert(at.step);
                 }
                 _ => {}
@@ -94,7 +94,7 @@ impl Observed {
                     _ if op.is_lost() => {}
                     _ => continue,
                 }
-                may_be_compacted.push((op.call, revision));
+                asked.push((op.call, revision));
                 let first = compactions.entry(revision).or_insert(op.call.step);
                 *first = op.call.step.min(*first);
             }
@@ -110,12 +110,17 @@ impl Observed {
             }
         }
         reached.extend(history.dumps.iter().map(|dump| (dump.at, dump.last)));
+        let reached = Highest::of(reached);
+        // Nobody compacts what the store never came to: each operation makes one revision, and each lease granted is
+        // one that may revoke its keys.
+        let ceiling = reached.last().unwrap_or(1) + 2 * history.operations.len() as i64;
+        asked.retain(|&(_, revision)| revision <= ceiling);
         Observed {
-            reached: Highest::of(reached),
+            reached,
             of_lives: of_lives.into_iter().map(|(life, known)| (life, Highest::of(known))).collect(),
             starts,
             compacted: Highest::of(compacted),
-            may_be_compacted: Highest::of(may_be_compacted),
+            may_be_compacted: Highest::of(asked),
             compactions,
         }
     }

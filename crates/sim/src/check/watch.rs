@@ -17,7 +17,7 @@
 //!
 //! Besides: what an event carries is what was written; a created answer comes once, first, and is no older than what
 //! the member had shown; a watcher is canceled because the client said so, or because it was behind a compaction that
-//! somebody had asked for, or with a reason in words.
+//! somebody had asked for; it is refused, in words, for an id that may be taken, or when it asks for no key at all.
 //!
 //! A watcher's expected events are gathered from the timeline, key by key or change by change, whichever is less; its
 //! responses are then one walk along them.
@@ -135,6 +135,14 @@ struct Follow<'w, 'h> {
     in_train: bool,
 }
 
+fn may_be_refused(create: &WatchCreate) -> bool {
+    let no_key = match &*create.range_end {
+        [] | [0] => false,
+        end => *end <= *create.key,
+    };
+    create.watch_id != 0 || no_key
+}
+
 impl<'w, 'h> Follow<'w, 'h> {
     fn check(
         watcher: &'w Watcher<'h>,
@@ -151,8 +159,8 @@ impl<'w, 'h> Follow<'w, 'h> {
             };
         };
         if created.canceled {
-            let refused = !created.reason.is_empty() && created.watch_id == -1;
-            return match refused {
+            let said = !created.reason.is_empty() && created.watch_id == -1;
+            return match said && may_be_refused(watcher.create) {
                 true => Ok(()),
                 false => found!(WatchCanceled, at.step, "{}: {created}: without a reason", watcher.create),
             };
@@ -323,7 +331,7 @@ impl<'w, 'h> Follow<'w, 'h> {
         }
         let earlier = &self.watcher.heard[..number];
         let asked = earlier.iter().any(|(_, heard)| matches!(heard, Heard::CancelSent));
-        if asked || !answer.reason.is_empty() {
+        if asked {
             return Ok(());
         }
         found!(WatchCanceled, at.step, "{create}: {answer}: without a reason")

@@ -274,6 +274,11 @@ impl<S: Subject> Run<S> {
             Some(Operation::Write { name, blocks }) if name == DATA && fault.is_some() => blocks.clone(),
             _ => 0..0,
         };
+        // A sync of pages did nothing: this one, or some from here on.
+        let unsynced = match struck.under_way() {
+            Some(Operation::Sync { name }) => fault.is_none() || name == DATA,
+            _ => fault.is_none(),
+        };
         let (written, older) = (struck.kill(), &self.moments[..operation as usize]);
         let moments = subject.take_moments();
         let next = operation as usize + 1;
@@ -306,6 +311,7 @@ impl<S: Subject> Run<S> {
                 // What was lost in whole: by the fault itself, or since a sync did nothing.
                 let twin = || match pages.is_empty() {
                     false => is_one_a_twin(&image, pages.clone(), &written, older),
+                    true if !unsynced => false,
                     true => is_one_a_twin(&image, differing(&image, &now), &now, &moments[..at]),
                 };
                 let verdict = subject_verdict(&mut subject, &image, moment.mark(), floor, boot);

@@ -4,12 +4,14 @@
 //! Once faults have ended: the member serves again; alarms that a full disk raised can be lowered; everything under
 //! way is answered; writes are accepted; leases run out; watchers are all there and have everything.
 
+use proto::errors;
 use proto::etcdserverpb as pb;
 
 use super::client::{Ask, Client};
 use super::coverage::Mechanism;
 use super::member::{Blow, Member};
 use super::nemesis::Nemesis;
+use super::process::Process;
 use super::ranges::{self, Versions};
 use super::trace::{self, What};
 use super::{Env, Event, Failure};
@@ -194,14 +196,13 @@ impl Finale {
                     return Ok(false);
                 }
                 let last = env.history.operations.last().map(|last| &last.outcome);
-                // Without room the answer is "no space", which leaves open whether the put was executed.
+                let alarm = |p: &Process| p.published.alarm(pb::AlarmType::Nospace);
+                let alarm = member.process.as_ref().is_some_and(alarm);
                 let accepted = matches!(last, Some(Outcome::Answered(_)))
-                    || quota && matches!(last, Some(Outcome::Lost));
+                    || quota && alarm && operator.last_error() == Some(&errors::NO_SPACE);
                 if self.asked && accepted {
                     self.enter(env, Stage::Leases);
-                } else if member.process.as_ref().is_some_and(|p| p.published.alarm(pb::AlarmType::Nospace))
-                    && !quota
-                {
+                } else if alarm && !quota {
                     self.enter(env, Stage::Alarms);
                 } else {
                     let put = pb::PutRequest { key: b"k000".to_vec(), ..Default::default() };

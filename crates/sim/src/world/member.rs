@@ -214,6 +214,7 @@ impl Member {
         let at_us = env.history_us();
         if let Some(mut process) = self.process.take() {
             env.history.note(at_us, history::Note::Stopped { member: self.id });
+            env.causes.stopped(env.now_us);
             self.segments_gone = process.may_want_a_segment();
             let (io_errors, no_space) = process.files.errors_met();
             env.coverage.add(Mechanism::IoError, io_errors);

@@ -17,6 +17,7 @@
 //! the cluster work adds is a message type for [`network::Network`], a list of peers at the start of each, and what still
 //! speaks of the first member alone: the clock of the history, the finale, and the judgement.
 
+mod causes;
 mod client;
 mod clock;
 pub mod coverage;
@@ -36,12 +37,14 @@ pub mod trace;
 mod witness;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use base::Random;
 
+use self::causes::Causes;
 use self::client::{Client, Timer};
 use self::clock::Clock;
 use self::coverage::{Coverage, Mechanism};
@@ -141,13 +144,10 @@ struct Env {
     weather: Weather,
     /// Until then refusals for want of room or time are to be expected; 0: they are not.
     strained_until_us: u64,
-    /// A disk has had no room, for once at least.
-    was_short_of_room: bool,
-    /// The highest revision that anyone asked to compact; servers that compact by themselves ask for any.
-    compaction_max: i64,
-    /// That were asked for: how many a member still holds nobody here can see.
-    snapshots: usize,
+    causes: Causes,
     odd_answers: Vec<OddAnswer>,
+    /// That helpers have made: of a revision, after a compaction, which.
+    hashes: BTreeSet<(i64, i64, u32)>,
     /// The newest answer to a listing of leases.
     leases: Option<Vec<i64>>,
 }
@@ -165,6 +165,12 @@ impl Env {
             self.history.note(at_us, Note::Strained);
         }
         self.strained_until_us = self.strained_until_us.max(until_us + GETS_OVER_US);
+        self.hold_up(until_us);
+    }
+
+    /// Something begins that members are late by, or take themselves for late.
+    fn hold_up(&mut self, until_us: u64) {
+        self.causes.hold_up(until_us + GETS_OVER_US);
     }
 
     /// Before each call: whoever had time to get over it has no excuse any more.
@@ -328,10 +334,9 @@ impl World {
             profile: profile.clone(),
             weather: FAIR,
             strained_until_us: 0,
-            was_short_of_room: false,
-            compaction_max: if profile.sizes.compacts_by_itself() { i64::MAX } else { 0 },
-            snapshots: 0,
+            causes: Causes::default(),
             odd_answers: Vec::new(),
+            hashes: BTreeSet::new(),
             leases: None,
         };
         env.at(0, Event::Start { member: 0 });

@@ -111,8 +111,10 @@ impl Nemesis {
         let lasts_us = magnitude(&mut self.random, 100_000, 20_000_000);
         let until_us = env.now_us + lasts_us;
         trace::note(What::Fault { fault: name(fault), number: self.count });
-        if let Fault::NoSpace | Fault::FullDisk | Fault::SlowDisk | Fault::SlowHelpers = fault {
-            env.strain(until_us);
+        match fault {
+            Fault::NoSpace | Fault::FullDisk | Fault::SlowDisk | Fault::SlowHelpers => env.strain(until_us),
+            Fault::Pause | Fault::ClockJump | Fault::ClockRate | Fault::SlowCores => env.hold_up(until_us),
+            _ => {}
         }
         match fault {
             Fault::Power => member.strike(env, Blow::Power),
@@ -160,14 +162,14 @@ impl Nemesis {
             }
             Fault::NoSpace => {
                 let no_space_one_in = [1, 3][self.random.below(2) as usize];
-                env.was_short_of_room = true;
+                env.causes.short_of_room = true;
                 let errors = Errors { io_one_in: 0, no_space_one_in };
                 member.ail(Ailment { errors, ..Ailment::default() });
                 env.at(until_us, Event::Undo(Undo::Ailment { member: id }));
             }
             Fault::FullDisk => {
                 env.coverage.one(Mechanism::FullDisk);
-                env.was_short_of_room = true;
+                env.causes.short_of_room = true;
                 let free_bytes = magnitude(&mut self.random, 1, 1 << 20);
                 member.ail(Ailment { free_bytes, ..Ailment::default() });
                 env.at(until_us, Event::Undo(Undo::Ailment { member: id }));

@@ -301,6 +301,7 @@ impl Process {
     pub fn stop(&mut self, env: &mut Env) {
         let (_, now) = self.now(env);
         self.stopping = true;
+        env.causes.stop_told();
         for id in std::mem::take(&mut self.early) {
             self.accept(env, id);
         }
@@ -355,6 +356,7 @@ impl Process {
         }
         self.replica.turn(&mut actions);
         self.witness.look(env, self.member, &self.published);
+        env.causes.published(env.now_us, &self.published);
         for action in actions.drain(..) {
             self.carry_out(env, action);
         }
@@ -433,10 +435,14 @@ impl Process {
                 ("scrub finished", *pages as i64)
             }
             Note::AlarmRaised { .. } => {
+                env.causes.alarm_raised(env.now_us, self.sizes.quota_bytes);
                 coverage.one(Mechanism::NoSpaceAlarm);
                 ("alarm", 1)
             }
-            Note::AlarmDisarmed { .. } => ("alarm", 0),
+            Note::AlarmDisarmed { .. } => {
+                env.causes.alarm_lowered(env.now_us);
+                ("alarm", 0)
+            }
             Note::ClusterVersion { .. } => ("cluster version", 0),
             Note::LeaseExpired { id } => {
                 coverage.one(Mechanism::LeaseExpired);

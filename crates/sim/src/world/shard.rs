@@ -229,8 +229,8 @@ impl ShardCore {
                 continue;
             }
             trace::note(What::Arrived { connection: connection.id.0, bytes: bytes.len() as u64 });
-            if connection.http2.receive(&bytes, now, &mut self.shard.calls(now)).is_err() {
-                connection.closing = true;
+            if let Err(why) = connection.http2.receive(&bytes, now, &mut self.shard.calls(now)) {
+                panic!("a client that keeps to HTTP/2 is told that it does not: {why:?}");
             }
             self.slots.mark_dirty(slot);
         }

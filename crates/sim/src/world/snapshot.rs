@@ -26,6 +26,7 @@ pub(super) fn look(
     match mail {
         Mail::Shard(_, _, JobResult::HashKv(Ok(answer))) => {
             let hash = answer.hash;
+            env.hashes.insert((hash.revision, hash.compact_revision, hash.hash));
             // A hash that was kept has another bound, and one that meets a removal depends on how far that has come.
             let settled = !mvcc::stamp::removal_pending(before.stamp())
                 && mvcc::stamp::compacted(before.stamp()) == hash.compact_revision

@@ -23,6 +23,11 @@ const ROTTEN: Sign = World("Disk", "the file data is damaged");
 /// A store that has what its log has lost (law 7).
 const AHEAD: Sign = World("Start", "the data file has applied entries up to");
 
+/// A stream was reset in the midst of an answer.
+const RESET: Sign = Assertion("sim/src/world/client/mod.rs");
+/// An error came that nothing had led to.
+const NO_REASON: Sign = Assertion("sim/src/world/client/reasons.rs");
+
 /// Of `crates/tree/src/pins_models.rs`.
 const MODELS: &[&str] = &[
     "pins::models::what_a_pin_reaches_is_not_reused",
@@ -90,6 +95,7 @@ pub const TABLE: &[Exhibit] = &[
         Focus::History,
         40,
         &[
+            RESET,
             Assertion("net/src/outbound.rs"),
             Assertion("mvcc/src/cell.rs"),
             Assertion("mvcc/src/trees.rs"),
@@ -190,8 +196,18 @@ pub const TABLE: &[Exhibit] = &[
         10,
         &[By(ReadState), By(WriteAnswer), Assertion("mvcc/src/range.rs")],
     ),
-    world(Bug::PieceRepeatsKey, Focus::History, 10, &[By(ReadState), Assertion("net/src/outbound.rs")]),
-    world(Bug::LaterPieceIsNewer, Focus::History, 20, &[By(ReadState), Assertion("net/src/outbound.rs")]),
+    world(
+        Bug::PieceRepeatsKey,
+        Focus::History,
+        10,
+        &[By(ReadState), RESET, Assertion("net/src/outbound.rs")],
+    ),
+    world(
+        Bug::LaterPieceIsNewer,
+        Focus::History,
+        20,
+        &[By(ReadState), RESET, Assertion("net/src/outbound.rs")],
+    ),
     // Granted again with a shorter term, it has less to live than the renewal had promised.
     world(Bug::ExpiredLeaseRenewed, Focus::Lease, 40, &[By(LeaseEarly), By(LeaseTwice), By(LeaseShortened)]),
     world(Bug::RenewalForgotten, Focus::Lease, 6, &[By(LeaseEarly), By(LeaseTwice)]),
@@ -227,12 +243,14 @@ pub const TABLE: &[Exhibit] = &[
             Assertion("mvcc/src/compact.rs"),
         ],
     ),
-    world(Bug::PastHashRefused, Focus::History, 20, &[Assertion("sim/src/world/client/reasons.rs")]),
+    world(Bug::PastHashRefused, Focus::History, 20, &[NO_REASON]),
+    world(Bug::DefragmentTimedOut, Focus::History, 100, &[NO_REASON]),
+    world(Bug::QuotaCutShort, Focus::Quota, 6, &[Assertion("sim/src/world/causes.rs")]),
     world(Bug::ReadBeforeReplay, Focus::Crash, 6, &[By(StaleRead), By(Dump), By(MemberBackwards)]),
     world(Bug::LeaseKeysOneByOne, Focus::Lease, 20, &[By(LeaseKeys)]),
     world(Bug::LeaseRenewedByPut, Focus::Lease, 20, &[By(LeaseProlonged)]),
     world(Bug::LeaseRenewedByReplay, Focus::Lease, 30, &[By(LeaseProlonged)]),
-    world(Bug::LeaseNotPromoted, Focus::Lease, 6, &[World("Liveness", "every call is answered")]),
+    world(Bug::LeaseNotPromoted, Focus::Lease, 6, &[World("Liveness", "every call is answered"), NO_REASON]),
     world(
         Bug::ExpiryOutsideLog,
         Focus::Lease,

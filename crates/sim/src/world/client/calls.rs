@@ -130,10 +130,11 @@ impl Client {
         }
         let Sending { rpc, bytes, request } = sending(&ask);
         env.relieve();
-        match &ask {
-            Ask::Compact(compact) => env.compaction_max = env.compaction_max.max(compact.revision),
-            Ask::Snapshot => env.snapshots += 1,
-            _ => {}
+        self.last_error = None;
+        let asked = Asked::new(&ask, rpc, bytes.len(), env.now_us);
+        env.causes.cost_asked(asked.cost_bytes());
+        if let Ask::Snapshot = ask {
+            env.causes.snapshot_asked();
         }
         let (client, member, at_us) = (self.id, self.member, env.history_us());
         let op = request.map(|request| env.history.call(client, member, at_us, request));
@@ -145,8 +146,6 @@ impl Client {
         let Some(of) = self.links[link].as_mut() else { return false };
         let stream = of.http.start(rpc.path(), &bytes, true);
         let connection = of.id;
-        let revision = if let Ask::Hash(hash) = &ask { hash.revision } else { 0 };
-        let asked = Asked { rpc, bytes: bytes.len(), revision };
         let call = match (ask, op) {
             (Ask::Snapshot, _) => Call::Snapshot { bytes: Vec::new(), digest: Vec::new() },
             (Ask::Stream(_), Some(op)) => Call::Stream { op, answer: Box::default() },
@@ -322,7 +321,9 @@ impl Client {
         trace::note(What::Answer { client: self.id, what: rpc.path(), op: 0, revision: 0 });
         match rpc {
             Rpc::HashKV => {
-                decode::<pb::HashKvResponse>(bytes);
+                let answer: pb::HashKvResponse = decode(bytes);
+                let made = (answer.hash_revision, answer.compact_revision, answer.hash);
+                assert!(env.hashes.contains(&made), "{answer:?}: no helper has made that");
             }
             Rpc::Defragment => {
                 decode::<pb::DefragmentResponse>(bytes);
@@ -340,8 +341,17 @@ impl Client {
     }
 
     /// The end of a call; it, when it goes on nevertheless.
-    pub(super) fn finished(&mut self, env: &mut Env, call: Call, code: u8, text: &str) -> Option<Call> {
+    /// `since_us`: when its connection began.
+    pub(super) fn finished(
+        &mut self,
+        env: &mut Env,
+        call: Call,
+        since_us: u64,
+        code: u8,
+        text: &str,
+    ) -> Option<Call> {
         let what = call.name();
+        let stream = |rpc: Rpc| Asked::of_stream(rpc, since_us);
         match call {
             Call::Stream { op, answer } if code == 0 => {
                 self.count(env, Mechanism::RangeStream);
@@ -352,16 +362,15 @@ impl Client {
                 assert!(code != 0, "{what} ends well, and was not answered");
                 self.failed(env, op, asked, code, text);
             }
-            Call::Stream { op, .. } => self.failed(env, op, Asked::of(Rpc::RangeStream), code, text),
+            Call::Stream { op, .. } => self.failed(env, op, stream(Rpc::RangeStream), code, text),
             Call::KeepAlive { waiting } => {
                 for (op, _) in waiting {
-                    self.failed(env, op, Asked::of(Rpc::LeaseKeepAlive), code, text);
+                    self.failed(env, op, stream(Rpc::LeaseKeepAlive), code, text);
                 }
             }
             Call::Watch { place } => {
-                if code != 0 {
-                    Asked::of(Rpc::Watch).demand_reason(env, &error(code, text));
-                }
+                assert!(code != 0, "a watch stream does not end well by itself");
+                stream(Rpc::Watch).demand_reason(env, &error(code, text));
                 self.watch_lost(env, place);
             }
             Call::Snapshot { bytes, digest } if code == 0 => {
@@ -369,7 +378,7 @@ impl Client {
                 self.count(env, Mechanism::Snapshot);
             }
             Call::Plain { asked } => self.plain_failed(env, asked, code, text),
-            Call::Snapshot { .. } => self.plain_failed(env, Asked::of(Rpc::Snapshot), code, text),
+            Call::Snapshot { .. } => self.plain_failed(env, stream(Rpc::Snapshot), code, text),
         }
         None
     }
@@ -392,6 +401,7 @@ impl Client {
         }
         let at_us = env.history_us();
         env.history.failed(op, at_us, &error);
+        self.last_error = Some(error);
     }
 }
 

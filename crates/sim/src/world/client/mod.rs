@@ -44,7 +44,10 @@ pub(super) enum Timer {
 /// One connection to the member.
 struct Link {
     id: ConnectionId,
+    since_us: u64,
     http: ClientConnection,
+    /// The server takes no call beyond this stream.
+    last: u32,
     /// It is not read before this.
     slow_until_us: u64,
 }
@@ -53,23 +56,33 @@ struct Link {
 enum Arrival {
     Message(u32, Vec<u8>),
     Finished(u32, u8, String),
-    Reset(u32),
+    Reset(u32, net::ErrorCode),
 }
 
 #[derive(Default)]
-struct Arrivals(Vec<Arrival>);
+struct Arrivals {
+    all: Vec<Arrival>,
+    /// The server takes no call beyond this stream.
+    last: Option<u32>,
+}
 
 impl Answers for Arrivals {
     fn message(&mut self, stream: u32, message: &[u8]) {
-        self.0.push(Arrival::Message(stream, message.to_vec()));
+        self.all.push(Arrival::Message(stream, message.to_vec()));
     }
 
     fn finished(&mut self, stream: u32, code: u8, message: &str) {
-        self.0.push(Arrival::Finished(stream, code, message.to_owned()));
+        self.all.push(Arrival::Finished(stream, code, message.to_owned()));
     }
 
-    fn reset(&mut self, stream: u32, _: net::ErrorCode) {
-        self.0.push(Arrival::Reset(stream));
+    fn reset(&mut self, stream: u32, code: net::ErrorCode) {
+        self.all.push(Arrival::Reset(stream, code));
+    }
+
+    fn goaway(&mut self, last: u32, code: net::ErrorCode, debug: &[u8]) {
+        let debug = String::from_utf8_lossy(debug);
+        assert!(code == net::ErrorCode::NO_ERROR, "a connection ends with {code:?}: {debug}");
+        self.last = Some(last);
     }
 }
 
@@ -99,6 +112,8 @@ pub(super) struct Client {
     burst_left: u64,
     /// Calls that were lost, or ended with an error.
     without_answer: u64,
+    /// Of the calls since it last asked for something, the last to end with one.
+    last_error: Option<proto::Error>,
     streams_apart: bool,
     /// It begins nothing more, and gives nothing up.
     resting: bool,
@@ -119,6 +134,7 @@ impl Client {
             random,
             burst_left: 0,
             without_answer: 0,
+            last_error: None,
             streams_apart: env.profile.workload.streams_apart,
             resting: false,
         };
@@ -187,7 +203,8 @@ impl Client {
             let id = env.network.connect(env.now_us, self.node(), Node::Member(self.member));
             trace::note(What::Opened { connection: id.0 });
             let http = ClientConnection::with_window(env.profile.workload.window_bytes);
-            self.links[link] = Some(Link { id, http, slow_until_us: 0 });
+            self.links[link] =
+                Some(Link { id, since_us: env.now_us, http, last: u32::MAX, slow_until_us: 0 });
         }
         self.links[link].as_mut()
     }
@@ -219,7 +236,7 @@ impl Client {
     }
 
     fn read(&mut self, env: &mut Env, link: usize) {
-        let Some(Link { id, http, slow_until_us }) = &mut self.links[link] else { return };
+        let Some(Link { id, since_us, http, last, slow_until_us }) = &mut self.links[link] else { return };
         if env.now_us < *slow_until_us {
             return;
         }
@@ -228,9 +245,14 @@ impl Client {
         if let Err(why) = http.receive(&bytes, &mut arrivals) {
             panic!("client {}: the server breaks HTTP/2: {why}", self.id);
         }
-        let going_away = http.is_going_away();
-        for arrival in arrivals.0 {
-            self.arrived(env, link, arrival);
+        *last = arrivals.last.unwrap_or(*last);
+        let (since_us, last, going_away) = (*since_us, *last, http.is_going_away());
+        for arrival in arrivals.all {
+            if let Arrival::Reset(stream, code) = &arrival {
+                let waits = self.calls.contains_key(&(link, *stream));
+                assert!(!waits || *stream > last, "a call that was taken is reset: {code:?}");
+            }
+            self.arrived(env, link, since_us, arrival);
         }
         self.flush(env, link);
         // The server ends in order: whoever has nothing under way goes elsewhere.
@@ -279,16 +301,18 @@ impl Client {
         self.wake(env, after_us, Timer::Reconnect { link });
     }
 
-    fn arrived(&mut self, env: &mut Env, link: usize, arrival: Arrival) {
+    fn arrived(&mut self, env: &mut Env, link: usize, since_us: u64, arrival: Arrival) {
         let stream = match &arrival {
-            Arrival::Message(stream, _) | Arrival::Finished(stream, ..) | Arrival::Reset(stream) => *stream,
+            Arrival::Message(stream, _) | Arrival::Finished(stream, ..) | Arrival::Reset(stream, _) => {
+                *stream
+            }
         };
         // What was given up may still be answered.
         let Some(call) = self.calls.remove(&(link, stream)) else { return };
         let goes_on = match arrival {
             Arrival::Message(_, bytes) => self.message(env, call, &bytes),
-            Arrival::Finished(_, code, text) => self.finished(env, call, code, &text),
-            Arrival::Reset(_) => {
+            Arrival::Finished(_, code, text) => self.finished(env, call, since_us, code, &text),
+            Arrival::Reset(..) => {
                 self.call_lost(env, call);
                 None
             }
@@ -306,6 +330,11 @@ impl Client {
     /// Calls that were lost, or ended with an error, so far.
     pub fn without_answer(&self) -> u64 {
         self.without_answer
+    }
+
+    /// With which a call ended, none asked for since.
+    pub fn last_error(&self) -> Option<&proto::Error> {
+        self.last_error.as_ref()
     }
 
     /// From now on it begins nothing more, and is patient.

@@ -4,36 +4,48 @@
 //! Refusals that say that nothing was executed are held against the states that there may have been, by the checkers.
 
 use api::calls::Rpc;
-use base::limits::{GRPC_OVERHEAD_BYTES, SNAPSHOT_SPOOLS};
+use base::limits::GRPC_OVERHEAD_BYTES;
 use proto::{Code, Error, errors};
 
+use super::workload::Ask;
 use crate::world::Env;
-
-/// What etcd says when it cannot know, or is about to go.
-const UNAVAILABLE: [&Error; 7] = [
-    &errors::NO_LEADER,
-    &errors::LEADER_CHANGED,
-    &errors::STOPPED,
-    &errors::TIMEOUT,
-    &errors::TIMEOUT_DUE_TO_LEADER_FAIL,
-    &errors::TIMEOUT_DUE_TO_CONNECTION_LOST,
-    &errors::TIMEOUT_WAIT_APPLIED_INDEX,
-];
 
 /// What was asked for, as far as it can be a reason.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
     pub rpc: Rpc,
+    /// When, microseconds; of a stream, when its connection began.
+    since_us: u64,
     /// Of the message.
-    pub bytes: usize,
+    bytes: usize,
+    /// What it is to cost where there is a quota; 0: it stores nothing.
+    cost_bytes: u64,
+    /// Changes something: also what stores nothing takes room.
+    writes: bool,
     /// Of which a hash was asked for, or 0.
-    pub revision: i64,
+    revision: i64,
 }
 
 impl Asked {
-    /// What is short, and names no revision.
-    pub fn of(rpc: Rpc) -> Asked {
-        Asked { rpc, bytes: 0, revision: 0 }
+    /// Of a stream: what is short, names no revision, and writes nothing.
+    pub fn of_stream(rpc: Rpc, since_us: u64) -> Asked {
+        Asked { rpc, since_us, bytes: 0, cost_bytes: 0, writes: false, revision: 0 }
+    }
+
+    pub fn new(ask: &Ask, rpc: Rpc, bytes: usize, now_us: u64) -> Asked {
+        let (cost_bytes, writes, revision) = match ask {
+            Ask::Put(put) => (mvcc::quota::put_cost(put), true, 0),
+            Ask::Txn(txn) => (mvcc::quota::txn_cost(txn), !mvcc::is_read_only(txn), 0),
+            Ask::Grant(_) => (mvcc::quota::LEASE_COST, true, 0),
+            Ask::Delete(_) | Ask::Revoke(_) => (0, true, 0),
+            Ask::Hash(hash) => (0, false, hash.revision),
+            _ => (0, false, 0),
+        };
+        Asked { rpc, since_us: now_us, bytes, cost_bytes, writes, revision }
+    }
+
+    pub fn cost_bytes(&self) -> u64 {
+        self.cost_bytes
     }
 
     /// Ends the run unless there may have been a reason for this error.
@@ -43,29 +55,31 @@ impl Asked {
     }
 
     fn has_reason(self, env: &Env, error: &Error) -> bool {
-        let sizes = &env.profile.sizes;
+        let (sizes, causes) = (&env.profile.sizes, &env.causes);
         if *error == errors::NO_SPACE {
-            let stores = matches!(self.rpc, Rpc::Put | Rpc::Txn | Rpc::LeaseGrant);
-            let over_quota = sizes.quota_bytes > 0 && stores;
-            // Tombstones take room, and have but a part of the reserve.
-            let removes = matches!(self.rpc, Rpc::DeleteRange | Rpc::LeaseRevoke);
-            return over_quota || env.was_short_of_room && (stores || removes);
+            // Whoever is told so finds the alarm up, unless room on the disk was short for just this: tombstones take
+            // some, too, and have but a part of the reserve.
+            let alarm = causes.of_alarm(self.since_us);
+            let short = causes.short_of_room && (alarm || env.strained_until_us != 0);
+            return self.cost_bytes > 0 && alarm || self.writes && short;
         }
         if *error == errors::REQUEST_TOO_MANY_REQUESTS {
-            let too_many = self.rpc == Rpc::Snapshot && env.snapshots > SNAPSHOT_SPOOLS;
+            let too_many = self.rpc == Rpc::Snapshot && causes.of_too_many_snapshots();
             return too_many || env.strained_until_us != 0;
         }
         if *error == errors::COMPACTED {
-            return self.rpc == Rpc::HashKV && self.revision > 0 && self.revision < env.compaction_max;
+            return self.rpc == Rpc::HashKV && causes.of_compacted(self.revision);
         }
-        match error.code {
-            Code::ResourceExhausted => {
-                let max_bytes = sizes.max_request_bytes + GRPC_OVERHEAD_BYTES;
-                let text = format!("grpc: received message larger than max ({} vs. {max_bytes})", self.bytes);
-                self.bytes > max_bytes && error.message == text
-            }
-            Code::Unavailable => UNAVAILABLE.contains(&error),
-            _ => false,
+        if *error == errors::STOPPED {
+            return causes.of_stop(self.since_us);
         }
+        if *error == errors::TIMEOUT {
+            // What works, and does not wait to be agreed on, takes as long as it takes.
+            let works = matches!(self.rpc, Rpc::Defragment | Rpc::HashKV | Rpc::Snapshot);
+            return !works && causes.of_timeout(self.since_us);
+        }
+        let max_bytes = sizes.max_request_bytes + GRPC_OVERHEAD_BYTES;
+        let text = format!("grpc: received message larger than max ({} vs. {max_bytes})", self.bytes);
+        error.code == Code::ResourceExhausted && self.bytes > max_bytes && error.message == text
     }
 }

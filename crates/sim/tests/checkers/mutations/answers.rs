@@ -747,6 +747,18 @@ fn refusals() -> Vec<Mutation> {
             },
         },
         Mutation {
+            name: "a compaction that came to nothing is what a revision is refused for as compacted",
+            rules: wrong,
+            of: Options::dumped,
+            apply: |run, _| {
+                let revision = last_revision(run) + 1_000_000;
+                append(run, Request::Compact { revision }, Outcome::Lost);
+                let read = Range { key: key("k01"), revision: last_revision(run), ..Range::default() };
+                append(run, Request::Range(read), Outcome::Refused(Refusal::Compacted));
+                Some(())
+            },
+        },
+        Mutation {
             name: "a revision that was reached is refused as a future one",
             rules: wrong,
             of: Options::dumped,

@@ -454,7 +454,8 @@ fn contents() -> Vec<Mutation> {
         },
         Mutation {
             name: "a put is told as a delete",
-            rules: &[WatchContent],
+            // Where its own revision deletes it again, the put is what is missing.
+            rules: &[WatchContent, WatchReliable],
             of: Options::dumped,
             apply: |run, random| {
                 event(
@@ -737,8 +738,28 @@ fn lives() -> Vec<Mutation> {
             of: Options::dumped,
             apply: |run, random| {
                 let watcher = an_open(run, random, |_| true)?;
-                let answer = WatchAnswer { watch_id: watcher.id, canceled: true, ..WatchAnswer::default() };
+                // Words alone are none.
+                let reason = if random.one_in(2) { "etcdserver: server stopped" } else { "" }.into();
+                let answer =
+                    WatchAnswer { watch_id: watcher.id, canceled: true, reason, ..WatchAnswer::default() };
                 receive(run, watcher.stream, answer);
+                Some(())
+            },
+        },
+        Mutation {
+            name: "a watcher is refused that nothing is wrong with",
+            rules: canceled,
+            of: Options::dumped,
+            apply: |run, random| {
+                let watcher = an_open(run, random, |watcher| {
+                    watcher.answers.is_empty() && watcher.create.watch_id == 0
+                })?;
+                let Passage::Received(answer) =
+                    &mut run.history.streams[watcher.stream].passages[watcher.created].1
+                else {
+                    return None;
+                };
+                (answer.canceled, answer.watch_id, answer.reason) = (true, -1, "refused".into());
                 Some(())
             },
         },
