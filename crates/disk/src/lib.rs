@@ -21,6 +21,7 @@ mod mapping;
 mod os;
 pub mod probe;
 pub mod sim;
+mod syncs;
 mod uring;
 
 pub use buffer::AlignedBuf;
@@ -84,7 +85,8 @@ pub trait File: Send + Sync {
     fn write_durable(&self, offset: u64, data: &[u8]) -> io::Result<()>;
     /// Many writes in flight at once, in no order; durable only after `sync`. For checkpoints.
     fn write_many(&self, writes: &[(u64, &[u8])]) -> io::Result<()>;
-    /// fdatasync: contents, and the size that finds them. After an error the unsynced writes are lost for good.
+    /// fdatasync: contents, and the size that finds them. After an error the unsynced writes are lost for good, and so
+    /// every later sync of this open file is an error.
     fn sync(&self) -> io::Result<()>;
     /// Grows the file to `len` with room reserved on the device, reading as zeros. No effect when it is as long
     /// already. No room: an error for which [`is_no_space`] holds, and the file may have grown in part.

@@ -6,10 +6,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::chunk::MappedChunk;
 use crate::error::{advised, named, no_direct_io};
+use crate::syncs::Syncs;
 use crate::{BLOCK, Chunk, DioAlignment, File, Files, OpenMode, assert_aligned, assert_name, uring};
 
 /// Names below `root`; every file is opened with O_DIRECT.
@@ -200,25 +201,6 @@ struct OsFile {
     syncs: Syncs,
 }
 
-/// Syncs of one file, one after the other: when one has failed, what it was to make durable is lost, and the kernel tells
-/// only one of those who sync.
-#[derive(Default)]
-struct Syncs {
-    failed: Mutex<bool>,
-}
-
-impl Syncs {
-    fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut failed = self.failed.lock().expect("no panic happens below the lock");
-        if *failed {
-            return Err(io::Error::other("an earlier sync of it failed"));
-        }
-        let result = sync();
-        *failed = result.is_err();
-        result
-    }
-}
-
 impl OsFile {
     fn error(&self, what: std::fmt::Arguments<'_>, source: io::Error) -> io::Error {
         named(format!("{what} {}", self.path.display()), source)
@@ -350,20 +332,5 @@ impl File for OsFile {
             self.error(format_args!("get memory for {len} bytes at offset {offset} of"), error)
         })?;
         Ok(Box::new(chunk))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn after_a_failed_sync_none_is_tried_and_none_goes_well() {
-        let syncs = Syncs::default();
-        syncs.run(|| Ok(())).unwrap();
-        let failed = syncs.run(|| Err(io::Error::from_raw_os_error(libc::EIO))).unwrap_err();
-        assert_eq!(failed.raw_os_error(), Some(libc::EIO));
-        let later = syncs.run(|| panic!("it is not tried")).unwrap_err();
-        assert!(later.to_string().contains("earlier sync"), "{later}");
     }
 }

@@ -7,7 +7,7 @@
 //! - At a crash ([`SimFiles::crash`]) any subset of the unsynced changes may have reached the device, in any
 //!   combination, and each write may be torn at 512 B or 4 KiB ([`Keep`]).
 //! - After a failed sync the changes it should have covered are visible, and no later sync makes them durable: as
-//!   the kernel does it, and why law 8 forbids to retry.
+//!   the kernel does it, and why law 8 forbids to retry. As of the real form no later sync of the open file goes well.
 //! - Devices that err, lie or rot: see [`Fault`], [`ReadFault`] and [`Rot`]. How slow they are is for a world with a
 //!   clock.
 //!
@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use base::Random;
 
 use crate::error::named;
+use crate::syncs::Syncs;
 use crate::{BLOCK, Chunk, DioAlignment, File, Files, OpenMode, assert_aligned, assert_name};
 use blocks::Blocks;
 use chunk::SimChunk;
@@ -244,7 +245,7 @@ impl Files for SimFiles {
         assert_name(name);
         let id = self.with(|world, record| world.open(record, name, mode));
         let id = id.map_err(|error| named(format!("open {name}"), error))?;
-        Ok(Arc::new(SimFile { files: self.clone(), id, name: name.into(), mode }))
+        Ok(Arc::new(SimFile { files: self.clone(), id, name: name.into(), mode, syncs: Syncs::default() }))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -301,6 +302,7 @@ struct SimFile {
     id: FileId,
     name: Arc<str>,
     mode: OpenMode,
+    syncs: Syncs,
 }
 
 impl SimFile {
@@ -324,7 +326,8 @@ impl SimFile {
     /// Another handle to the same file.
     fn again(&self) -> SimFile {
         self.files.lock().world.inodes.get_mut(&self.id).expect("an open file").opens += 1;
-        SimFile { files: self.files.clone(), id: self.id, name: self.name.clone(), mode: self.mode }
+        let (files, name) = (self.files.clone(), self.name.clone());
+        SimFile { files, id: self.id, name, mode: self.mode, syncs: Syncs::default() }
     }
 }
 
@@ -359,7 +362,7 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let synced = self.files.with(|world, record| world.sync(record, self.id));
+        let synced = self.syncs.run(|| self.files.with(|world, record| world.sync(record, self.id)));
         synced.map_err(|error| self.error("sync", error))
     }
 

@@ -132,8 +132,11 @@ fn a_failed_sync_is_never_made_good() {
     file.write_at(0, &block(1)).unwrap();
     files.fail_at(files.operations(), Fault::Io);
     assert_eq!(errno(&file.sync().unwrap_err()), Some(5));
-    file.write_at(BLOCK as u64, &block(2)).unwrap();
-    file.sync().unwrap();
+    let later = file.sync().unwrap_err();
+    assert!(later.to_string().contains("earlier sync"), "whoever syncs after it is told: {later}");
+    let again = files.open("f", OpenMode::ReadWrite).unwrap();
+    again.write_at(BLOCK as u64, &block(2)).unwrap();
+    again.sync().unwrap();
     assert_eq!(firsts(&files), [1, 2]);
     assert_eq!(firsts(&files.crash(&mut KeepSet::none)), [0, 2]);
 }
