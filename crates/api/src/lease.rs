@@ -9,12 +9,9 @@ use crate::calls::Rpc;
 use crate::dispatch::UNEXPECTED_EOF;
 use crate::shard::{CallState, Shard};
 
-/// What etcd charges the quota for a lease, bytes.
-const LEASE_COST_BYTES: u64 = 64;
-
 impl Shard {
     pub(crate) fn lease_grant(&mut self, out: &mut Outbound, stream: u32, request: pb::LeaseGrantRequest) {
-        if self.refuse_over_quota(out, stream, Rpc::LeaseGrant, LEASE_COST_BYTES) {
+        if self.refuse_over_quota(out, stream, Rpc::LeaseGrant, mvcc::quota::LEASE_COST) {
             return;
         }
         // An id of 0 is chosen by the log core, which knows which are free.

@@ -105,7 +105,7 @@ impl State {
 
     /// Over quota the write is done all the same, and only the answer says so: size never changes state.
     fn within_quota(&self, cost_bytes: u64) -> Result<(), Error> {
-        if cost_bytes == 0 || self.published.has_room_at(self.store.used_bytes(), cost_bytes) {
+        if self.published.has_room_at(self.store.used_bytes(), cost_bytes) {
             Ok(())
         } else {
             Err(errors::NO_SPACE)

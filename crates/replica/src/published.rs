@@ -36,7 +36,7 @@ pub struct Published {
 }
 
 /// etcd's default quota: 2 GiB.
-pub const QUOTA_DEFAULT_BYTES: i64 = 2 << 30;
+pub const QUOTA_DEFAULT_BYTES: i64 = mvcc::quota::DEFAULT_BYTES as i64;
 
 macro_rules! word {
     ($get:ident, $set:ident) => {
@@ -142,15 +142,6 @@ impl Published {
         self.held.iter().map(|held| held.load(Ordering::Acquire)).min().unwrap_or(i64::MAX)
     }
 
-    /// The limit in force, or `None` when the quota is switched off.
-    pub fn quota_bytes(&self) -> Option<u64> {
-        match self.quota_config_bytes {
-            0 => Some(QUOTA_DEFAULT_BYTES as u64),
-            n if n < 0 => None,
-            n => Some(n as u64),
-        }
-    }
-
     /// Whether a request that costs `cost_bytes` still fits.
     pub fn has_room(&self, cost_bytes: u64) -> bool {
         self.has_room_at(self.used_bytes(), cost_bytes)
@@ -158,6 +149,6 @@ impl Published {
 
     pub(crate) fn has_room_at(&self, used_bytes: u64, cost_bytes: u64) -> bool {
         let used_bytes = if base::bug!(QuotaCutShort) { 2 * used_bytes } else { used_bytes };
-        self.quota_bytes().is_none_or(|quota| used_bytes.saturating_add(cost_bytes) < quota)
+        mvcc::quota::available(cost_bytes, used_bytes, self.quota_config_bytes)
     }
 }
