@@ -94,12 +94,12 @@ impl Shard {
             }
             Rpc::Compact => {
                 let request = decode!(self, out, stream, rpc, bytes as pb::CompactionRequest);
-                let physical = request.physical;
+                let (physical, revision) = (request.physical, request.revision);
                 let request = pb::InternalRaftRequest { compaction: Some(request), ..Default::default() };
                 self.propose(out, stream, rpc, request);
                 if physical && let Some(position) = position_of(out, stream) {
-                    // Answered when everything is removed: that takes as long as it takes.
-                    self.calls[position].state = CallState::Working;
+                    // Answered when everything is removed.
+                    self.calls[position].state = CallState::Compacting { revision };
                 }
             }
             Rpc::Watch => {
@@ -338,7 +338,11 @@ impl Shard {
                 out.listen(stream);
             }
             CallState::KeepAlive { .. } => out.listen(stream),
-            CallState::Parked(_) | CallState::Waiting | CallState::Working | CallState::HealthWatch => {}
+            CallState::Parked(_)
+            | CallState::Waiting
+            | CallState::Compacting { .. }
+            | CallState::Working
+            | CallState::HealthWatch => {}
         }
     }
 }

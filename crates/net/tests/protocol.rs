@@ -273,6 +273,40 @@ fn a_graceful_end_lets_calls_finish() {
     assert!(pair.server.is_drained());
 }
 
+/// A busy client has sent much before it reads the last GOAWAY (found by seed 2492 of the world, focus memory).
+#[test]
+fn calls_beyond_the_last_stream_are_ignored_and_are_no_flood() {
+    let mut pair = Pair::new();
+    pair.feed(&hold(1)).unwrap();
+    pair.server.drain(1000);
+    let ping = pair.output().pop().unwrap();
+    pair.feed(&raw(kind::PING, flag::ACK, 0, &ping.payload)).unwrap();
+    pair.output();
+    pair.events();
+    let most = 2 * Limits::default().resets_per_second.max(Limits::default().control_frames_per_second);
+    for stream in (3..).step_by(2).take(most as usize) {
+        pair.feed(&headers(stream, "/t.S/Hold", 0)).unwrap();
+        pair.feed(&raw(kind::DATA, 0, stream, &[0; 1000])).unwrap();
+        pair.feed(&window_update(stream, 0)).unwrap();
+        // Trailers, or a call that was canceled.
+        match stream % 4 {
+            1 => pair.feed(&headers(stream, "/t.S/Hold", flag::END_STREAM)).unwrap(),
+            _ => pair.feed(&reset(stream)).unwrap(),
+        }
+    }
+    assert_eq!(pair.events(), [""; 0]);
+    let frames = pair.output_all();
+    // Their bytes count for the window of the connection, and their fields for the tables of both sides.
+    assert!(frames.iter().all(|frame| (frame.kind, frame.stream) == (kind::WINDOW_UPDATE, 0)), "{frames:?}");
+    assert!(!frames.is_empty());
+    pair.server.outbound().unary(1, |out| out.push(1));
+    assert!(pair.server.is_drained());
+    assert!(pair.output().iter().all(|frame| frame.stream == 1));
+    // A connection that is cut after all names no more than it did.
+    pair.feed(&window_update(0, 0)).unwrap_err();
+    assert_eq!(pair.output().pop().unwrap().payload[..4], [0, 0, 0, 1]);
+}
+
 #[test]
 fn a_client_that_ignores_the_drain_ping_is_not_waited_for() {
     let mut pair = Pair::new();

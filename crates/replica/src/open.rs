@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use base::{Index, MemberId, Term};
+use bbolt::schema::Malformed;
 use disk::Files;
 use prost::Message;
 use proto::raftpb;
@@ -80,6 +81,8 @@ pub enum OpenError {
         store_term: Term,
         log_term: Term,
     },
+    /// The store has a record that is none of those that should be there, though its checksum holds.
+    Record(Malformed),
     /// The cluster runs a newer version than this one.
     Newer {
         cluster: String,
@@ -119,6 +122,11 @@ impl std::fmt::Display for OpenError {
                 f,
                 "entry {index} is of term {store_term} in the data file and of term {log_term} in the log: they are \
                  not of one member; {REPLACE}"
+            ),
+            OpenError::Record(Malformed(what)) => write!(
+                f,
+                "the data file has a malformed {what}, though its checksums hold: the device lost a write, or somebody \
+                 else made one; {REPLACE}"
             ),
             OpenError::Newer { cluster, own } => write!(
                 f,
@@ -201,13 +209,14 @@ pub fn open(
     hard_state.commit = hard_state.commit.max(applied).min(last.0);
     hard_state.term = hard_state.term.max(last.1);
 
-    let identity = match identity(&store, &entries) {
+    let identity = match identity(&store, &entries)? {
         Some(identity) => identity,
         None => (start.options.member.id, cluster::cluster_id(&[start.options.member.id])),
     };
     let mut options = start.options;
     options.member.id = identity.0;
     let conf_state = State::load_conf_state(&store)
+        .map_err(OpenError::Record)?
         .unwrap_or_else(|| ConfState { voters: vec![identity.0], ..ConfState::default() });
     let published = Arc::new(Published::new(identity.1, identity.0, start.quota_config_bytes));
     let report = OpenReport {
@@ -237,7 +246,7 @@ pub fn open(
     let raft = RawNode::new(&config, log, &logger).map_err(|e| OpenError::Raft(e.to_string()))?;
     let min_ttl_s = lease::min_ttl_s(options.election_ms / options.heartbeat_ms, options.heartbeat_ms);
     let lease_options = lease::Options { min_ttl_s, checkpoint_interval_s: None };
-    let state = State::load(store, published.clone(), lease_options, identity);
+    let state = State::load(store, published.clone(), lease_options, identity).map_err(OpenError::Record)?;
     let segment_bytes = start.wal.segment_bytes;
     let first_id = first_id(options.member.id, start.boot);
     let inherited = last.0;
@@ -291,7 +300,10 @@ fn check_sequence(recovered: &wal::Recovered, store: &tree::OpenReport) -> Resul
 
 fn check_version(store: &tree::Store, own: &str) -> Result<(), OpenError> {
     let stored = store.view().get(mvcc::trees::META, bbolt::schema::cluster::VERSION);
-    let Some(cluster) = stored.and_then(|stored| std::str::from_utf8(stored).ok()) else { return Ok(()) };
+    let Some(stored) = stored else { return Ok(()) };
+    let Ok(cluster) = std::str::from_utf8(stored) else {
+        return Err(OpenError::Record(Malformed("version of its cluster")));
+    };
     if version_word(cluster) > version_word(own) {
         return Err(OpenError::Newer { cluster: cluster.to_owned(), own: own.to_owned() });
     }
@@ -345,11 +357,11 @@ fn raft_entry(term: Term, index: Index, kind: u8, data: Vec<u8>) -> Entry {
 }
 
 /// (member, cluster) of an existing directory: from the store, or, before its first checkpoint, from the log.
-fn identity(store: &tree::Store, entries: &[Entry]) -> Option<(MemberId, MemberId)> {
-    if let Some(identity) = State::load_identity(store) {
-        return Some(identity);
+fn identity(store: &tree::Store, entries: &[Entry]) -> Result<Option<(MemberId, MemberId)>, OpenError> {
+    if let Some(identity) = State::load_identity(store).map_err(OpenError::Record)? {
+        return Ok(Some(identity));
     }
-    let first = entries.first().filter(|entry| entry.index == 1)?;
-    let change = raftpb::ConfChange::decode(first.data.clone()).ok()?;
-    Some((change.node_id, cluster::cluster_id(&[change.node_id])))
+    let first = entries.first().filter(|entry| entry.index == 1);
+    let change = first.and_then(|first| raftpb::ConfChange::decode(first.data.clone()).ok());
+    Ok(change.map(|change| (change.node_id, cluster::cluster_id(&[change.node_id]))))
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base::{CallToken, Index, LeaseId, MemberId, Millis, Term};
-use bbolt::schema;
+use bbolt::schema::{self, Malformed};
 use lease::{Lessor, Renewal, TimeToLive};
 use mvcc::trees;
 use proto::errors::{self, Error};
@@ -48,19 +48,20 @@ struct WaitingRenewal {
 }
 
 impl State {
+    /// The error: a record that the store should not have. To go on without it would be to lose it.
     pub fn load(
         mut store: tree::Store,
         published: Arc<Published>,
         lease_options: lease::Options,
         identity: (MemberId, MemberId),
-    ) -> State {
+    ) -> Result<State, Malformed> {
         if mvcc::stamp::initialise(&mut store) {
             store.insert(trees::META, MEMBER_ID, &schema::u64_value(identity.0));
             store.insert(trees::META, CLUSTER_ID, &schema::u64_value(identity.1));
             store.publish();
         }
-        let stored = stored_leases(store.view());
-        let alarms = stored_alarms(store.view());
+        let stored = stored_leases(store.view())?;
+        let alarms = stored_alarms(store.view())?;
         let mut state = State {
             store,
             published,
@@ -74,25 +75,32 @@ impl State {
             dirty: false,
         };
         state.cluster_version_word = state.cluster_version().map_or(0, version_word);
-        state
+        Ok(state)
     }
 
-    pub fn load_identity(store: &tree::Store) -> Option<(MemberId, MemberId)> {
-        let read = |name| schema::parse_u64(store.view().get(trees::META, name)?).ok();
-        Some((read(MEMBER_ID)?, read(CLUSTER_ID)?))
+    /// Member and cluster; `None` before the first checkpoint.
+    pub fn load_identity(store: &tree::Store) -> Result<Option<(MemberId, MemberId)>, Malformed> {
+        if mvcc::stamp::applied(store.stamp()).0 == 0 && store.view().is_empty(trees::META) {
+            return Ok(None);
+        }
+        let read = |name| match store.view().get(trees::META, name) {
+            Some(stored) => schema::parse_u64(stored).map_err(|_| Malformed("identity of its member")),
+            None => Err(Malformed("identity of its member")),
+        };
+        Ok(Some((read(MEMBER_ID)?, read(CLUSTER_ID)?)))
     }
 
-    pub fn load_conf_state(store: &tree::Store) -> Option<ConfState> {
-        let stored = store.view().get(trees::META, schema::meta::CONF_STATE)?;
-        let stored = schema::parse_conf_state(stored).ok()?;
-        Some(ConfState {
+    pub fn load_conf_state(store: &tree::Store) -> Result<Option<ConfState>, Malformed> {
+        let Some(stored) = store.view().get(trees::META, schema::meta::CONF_STATE) else { return Ok(None) };
+        let stored = schema::parse_conf_state(stored)?;
+        Ok(Some(ConfState {
             voters: stored.voters,
             learners: stored.learners,
             voters_outgoing: stored.voters_outgoing,
             learners_next: stored.learners_next,
             auto_leave: stored.auto_leave,
             ..ConfState::default()
-        })
+        }))
     }
 
     pub fn save_conf_state(&mut self, conf_state: &ConfState) {
@@ -395,32 +403,29 @@ pub(crate) fn version_word(version: &str) -> u64 {
     parts.next().unwrap_or(0) << 16 | parts.next().unwrap_or(0)
 }
 
-fn stored_leases(view: tree::View<'_>) -> Vec<lease::Lease> {
+fn stored_leases(view: tree::View<'_>) -> Result<Vec<lease::Lease>, Malformed> {
     let mut cursor = view.cursor(trees::LEASES);
     let mut leases = Vec::new();
     let mut more = cursor.seek_first();
     while more {
-        if let Ok(stored) = schema::parse_lease(cursor.value()) {
-            leases.push(lease::Lease {
-                id: stored.id,
-                ttl_s: stored.ttl,
-                remaining_ttl_s: stored.remaining_ttl,
-            });
+        let stored = schema::parse_lease(cursor.value())?;
+        if cursor.key() != schema::lease_key(stored.id) {
+            return Err(Malformed("lease"));
         }
+        leases.push(lease::Lease { id: stored.id, ttl_s: stored.ttl, remaining_ttl_s: stored.remaining_ttl });
         more = cursor.next();
     }
-    leases
+    Ok(leases)
 }
 
-fn stored_alarms(view: tree::View<'_>) -> BTreeSet<(i32, MemberId)> {
+fn stored_alarms(view: tree::View<'_>) -> Result<BTreeSet<(i32, MemberId)>, Malformed> {
     let mut cursor = view.cursor(trees::ALARMS);
     let mut alarms = BTreeSet::new();
     let mut more = cursor.seek_first();
     while more {
-        if let Ok(alarm) = schema::parse_alarm_key(cursor.key()) {
-            alarms.insert((alarm.alarm, alarm.member_id));
-        }
+        let alarm = schema::parse_alarm_key(cursor.key())?;
+        alarms.insert((alarm.alarm, alarm.member_id));
         more = cursor.next();
     }
-    alarms
+    Ok(alarms)
 }

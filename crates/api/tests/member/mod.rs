@@ -69,6 +69,9 @@ pub struct Member {
     pub reads: bool,
     /// The log core turns.
     pub turns: bool,
+    /// Helpers hash what is compacted, which removal waits for.
+    pub hashes: bool,
+    hashes_due: Vec<replica::HashJob>,
     pub now: Millis,
     wire: Wire,
     files: SimFiles,
@@ -131,6 +134,8 @@ impl Member {
             replica,
             reads: true,
             turns: true,
+            hashes: true,
+            hashes_due: Vec::new(),
             now: 1,
             wire: Wire { server, id, socket: FullSocket },
             files,
@@ -240,7 +245,10 @@ impl Member {
                     Event::SegmentReady(job.run(&self.files).expect("the disk has room"))
                 }
                 Action::Checkpoint(job) => Event::Checkpointed(job.run().expect("the disk is fine")),
-                Action::HashCompaction(job) => Event::CompactionHashed(job.run()),
+                Action::HashCompaction(job) => {
+                    self.hashes_due.push(job);
+                    continue;
+                }
                 Action::Scrub(job) => Event::Scrubbed(job.run()),
                 Action::DropCold(job) => Event::ColdDropped(job.run().expect("the disk is fine")),
                 Action::Grow(job) => {
@@ -263,6 +271,11 @@ impl Member {
                 Action::Ready | Action::Stopped | Action::Note(_) => continue,
             };
             self.replica.handle(event, &mut self.actions);
+        }
+        let done = if self.hashes { std::mem::take(&mut self.hashes_due) } else { Vec::new() };
+        let moved = moved || !done.is_empty();
+        for job in done {
+            self.replica.handle(Event::CompactionHashed(job.run()), &mut self.actions);
         }
         moved
     }

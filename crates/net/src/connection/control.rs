@@ -113,6 +113,9 @@ impl Connection {
         if self.is_idle(header.stream) {
             return Err(Fault::protocol("RST_STREAM on an idle stream"));
         }
+        if self.is_beyond_the_last(header.stream) {
+            return Ok(());
+        }
         let Some(stream) = self.out.remove(header.stream) else {
             return self.count_control("RST_STREAM flood on closed streams");
         };

@@ -78,7 +78,9 @@ impl Connection {
             self.count_control("empty DATA frames flood")?;
         }
         let mut data = DataFrame { stream, left, padding, padded, end, delivered: false };
-        if let Err(code) = self.admit_data(header, left) {
+        if self.is_beyond_the_last(stream) {
+            data.delivered = true;
+        } else if let Err(code) = self.admit_data(header, left) {
             data.delivered = true;
             if let Some(code) = code {
                 self.stream_fault(stream, code, calls)?;

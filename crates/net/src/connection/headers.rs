@@ -4,7 +4,7 @@
 
 use base::limits;
 
-use super::{Calls, Connection, Drain};
+use super::{Calls, Connection};
 use crate::error::{ErrorCode, Fault};
 use crate::field::Encoding;
 use crate::frame::{self, FrameHeader, flag};
@@ -81,8 +81,12 @@ impl Connection {
         let head = &mut self.head;
         let decoded = self.hpack.decode(bytes, |class, name, value| head.field(class, name, value));
         decoded.map_err(|error| Fault::Connection(ErrorCode::COMPRESSION_ERROR, error.0))?;
-        if block.stream > self.last_stream {
-            self.last_stream = block.stream;
+        let new = block.stream > self.last_stream;
+        self.last_stream = self.last_stream.max(block.stream);
+        if self.is_beyond_the_last(block.stream) {
+            return Ok(());
+        }
+        if new {
             return self.request(block, calls);
         }
         self.trailers(block, calls)
@@ -92,7 +96,7 @@ impl Connection {
     fn trailers(&mut self, block: &Block, calls: &mut impl Calls) -> Result<(), Fault> {
         let id = block.stream;
         let Some(stream) = self.out.streams.get(id) else {
-            if self.out.resets.contains(id) || self.drain == Drain::Final {
+            if self.out.resets.contains(id) {
                 return Ok(());
             }
             return Err(Fault::Connection(ErrorCode::STREAM_CLOSED, "HEADERS on a closed stream"));
@@ -111,10 +115,6 @@ impl Connection {
     /// HEADERS on a new stream.
     fn request(&mut self, block: &Block, calls: &mut impl Calls) -> Result<(), Fault> {
         let id = block.stream;
-        if self.drain == Drain::Final {
-            // The client will see from our GOAWAY that this stream was not processed.
-            return Ok(());
-        }
         if block.self_dependent {
             return Err(Fault::Stream(id, ErrorCode::PROTOCOL_ERROR));
         }

@@ -64,8 +64,9 @@ enum Drain {
     No,
     /// The first GOAWAY is out: new streams are still served, as they may have been sent before it arrived.
     Announced(Millis),
-    /// The second GOAWAY named the last stream.
-    Final,
+    /// The second GOAWAY named this last stream. What comes on later ones is ignored (RFC 9113 section 6.8): the client
+    /// had not read it yet, and calls them again elsewhere.
+    Final(u32),
 }
 
 /// One HTTP/2 connection of a client.
@@ -218,7 +219,7 @@ impl Connection {
 
     /// A graceful end is complete: send what the output holds, then close the socket.
     pub fn is_drained(&self) -> bool {
-        self.drain == Drain::Final && self.out.streams.len() == 0
+        matches!(self.drain, Drain::Final(_)) && self.out.streams.len() == 0
     }
 
     /// The socket has ended: `cancelled` for every open call.
@@ -431,8 +432,14 @@ impl Connection {
     }
 
     fn finish_drain(&mut self) {
-        self.drain = Drain::Final;
+        self.drain = Drain::Final(self.last_stream);
         frame::put_goaway(self.out.output.tail(), self.last_stream, ErrorCode::NO_ERROR, b"");
+    }
+
+    /// A stream that the client opened after the last one that a graceful end named.
+    #[inline]
+    fn is_beyond_the_last(&self, stream: u32) -> bool {
+        matches!(self.drain, Drain::Final(last) if stream > last)
     }
 
     /// Ends the calls whose deadline has passed, as grpc-go does: RST_STREAM with CANCEL.
@@ -461,7 +468,12 @@ impl Connection {
             Fault::Connection(code, why) => Closed { code, why },
             Fault::Stream(_, code) => Closed { code, why: "a stream error" },
         };
-        frame::put_goaway(self.out.output.tail(), self.last_stream, closed.code, closed.why.as_bytes());
+        let last_stream = match self.drain {
+            // Never more than was named before (RFC 9113 section 6.8).
+            Drain::Final(last) => last,
+            Drain::No | Drain::Announced(_) => self.last_stream,
+        };
+        frame::put_goaway(self.out.output.tail(), last_stream, closed.code, closed.why.as_bytes());
         self.closed = Some(closed);
         self.cancel_all(calls);
         closed

@@ -75,6 +75,15 @@ impl State {
         }
     }
 
+    /// The last entry that `durable`, an earlier one, has as well, for good.
+    fn common_with(&self, durable: &State) -> u64 {
+        let same = |entry: &&Entry| {
+            self.entries.iter().any(|other| (other.index, other.term) == (entry.index, entry.term))
+        };
+        let entry = durable.entries.iter().rfind(same).map_or(0, |entry| entry.index);
+        entry.max(durable.checkpoint.0)
+    }
+
     /// True when `recovered` says the same; entries up to `released` may be missing at the front.
     fn agrees(&self, recovered: &Recovered, released: u64) -> bool {
         let mut hard_state = self.hard_state;
@@ -126,13 +135,16 @@ fn options(script: Script, boot: u64) -> Options {
     Options { segment_bytes: blocks * BLOCK as u64, batch_bytes: 2 * BLOCK, in_flight, boot: boot | SECRET }
 }
 
-/// `released`: what the data file is said to have.
-fn open(files: &SimFiles, script: Script, released: u64, boot: u64) -> Result<(Wal, Recovered), WalError> {
-    Wal::read(Arc::new(files.clone()), DIR, options(script, boot), 0)?.open(released)
-}
-
+/// `released`: what the data file is said to have. A start that finds it ahead of its log is refused, as `replica::open`
+/// does (law 7): what the log says no more can have been given up, for the data file has it.
 fn recover(files: &SimFiles, script: Script, released: u64, boot: u64) -> Result<(Wal, Recovered), String> {
-    open(files, script, released, boot).map_err(|error| error.to_string())
+    let text = |error: WalError| error.to_string();
+    let reading = Wal::read(Arc::new(files.clone()), DIR, options(script, boot), 0).map_err(text)?;
+    let (last, _) = reading.recovered().last;
+    if last < released {
+        return Err(format!("the data file has entries up to {released}, but the log ends at {last}"));
+    }
+    reading.open(released).map_err(text)
 }
 
 impl super::Subject for Subject {
@@ -172,9 +184,9 @@ impl super::Subject for Subject {
     }
 
     fn verdict(&mut self, files: &SimFiles, mark: u64, floor: Floor, boot: u64) -> Verdict {
-        let recovered = match open(files, self.script, self.promises[mark as usize].released, boot) {
+        let recovered = match recover(files, self.script, self.promises[mark as usize].released, boot) {
             Ok((_, recovered)) => recovered,
-            Err(error) => return Verdict::Refused(error.to_string()),
+            Err(text) => return Verdict::Refused(text),
         };
         let judged = self.judge(&recovered, mark);
         let Err(text) = judged else { return Verdict::Right };
@@ -463,6 +475,9 @@ impl<'s> Life<'s> {
         let (checkpoint, _) = self.state.checkpoint;
         let behind = if self.subject.script == Script::SegmentRecycling { 1 } else { 3 };
         let index = checkpoint.saturating_sub(self.random.below(behind));
+        // The data file has no entry that was not durable in the log before.
+        let durable = State::of(&self.subject.lives[self.now.life][..self.now.acked]);
+        let index = index.min(self.state.common_with(&durable));
         self.now.released = self.now.released.max(index);
         self.wal.release_to(index);
     }
@@ -470,7 +485,8 @@ impl<'s> Life<'s> {
     /// `nested`: a job is under way.
     fn step(&mut self, nested: bool) -> Result<(), String> {
         let (last, last_term) = self.state.last;
-        let (checkpoint, _) = self.state.checkpoint;
+        // What the data file has stays.
+        let applied = self.state.checkpoint.0.max(self.now.released);
         let term = self.state.hard_state.term.max(last_term).max(1);
         let (recycles, restarts) =
             (self.subject.script == Script::SegmentRecycling, self.subject.script == Script::Snapshot);
@@ -484,14 +500,14 @@ impl<'s> Life<'s> {
                 self.append_entry(last + 1, term, bytes as usize);
             }
             26..32 => self.append_hard_state(),
-            32..36 if last > checkpoint => {
-                let back = self.random.below((last - checkpoint).min(4));
+            32..36 if last > applied => {
+                let back = self.random.below((last - applied).min(4));
                 self.append_entry(last - back, term + 1, 50);
             }
             36..40 => self.checkpoint(),
             40..48 if recycles => self.checkpoint(),
             40..48 if restarts => {
-                let index = checkpoint + 1 + self.random.below(last - checkpoint + 5);
+                let index = applied + 1 + self.random.below(last - applied + 5);
                 self.append(Owned::Restart(index, term + 1));
                 self.subject.met.add("a snapshot in place of the log", 1);
             }

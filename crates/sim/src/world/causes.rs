@@ -3,7 +3,7 @@
 //!
 //! Must not be kinder than it has to be: what is noted here is what an error is excused by.
 
-use base::limits::SNAPSHOT_SPOOLS;
+use base::limits::{HISTORY_HOLD_MS, SNAPSHOT_SPOOLS};
 use proto::etcdserverpb as pb;
 
 /// Times are the world's, microseconds; 0 where it never was so, the highest while it is.
@@ -18,6 +18,8 @@ pub(super) struct Causes {
     cost_bytes_max: u64,
     /// The highest compacted revision that a member has published.
     compacted: i64,
+    /// When it last rose.
+    compacted_at_us: u64,
     /// That were asked for: how many a member still holds nobody here can see.
     snapshots: usize,
     /// A member that was told to stop was still there, until then.
@@ -53,8 +55,10 @@ impl Causes {
         self.alarm(now_us, false);
     }
 
-    pub fn compacted(&mut self, revision: i64) {
-        self.compacted = self.compacted.max(revision);
+    pub fn compacted(&mut self, now_us: u64, revision: i64) {
+        if revision > self.compacted {
+            (self.compacted, self.compacted_at_us) = (revision, now_us);
+        }
     }
 
     pub fn snapshot_asked(&mut self) {
@@ -85,6 +89,13 @@ impl Causes {
     /// Of a refusal to hash an earlier revision.
     pub fn of_compacted(&self, revision: i64) -> bool {
         revision > 0 && revision < self.compacted
+    }
+
+    /// Of a long answer that is not completed, to a call that began then: what it reads is kept for so long, by the
+    /// member's clock, and has been compacted.
+    pub fn of_long_read(&self, now_us: u64, since_us: u64) -> bool {
+        let long = now_us - since_us >= 1000 * HISTORY_HOLD_MS || self.held_up_until_us >= since_us;
+        long && self.compacted_at_us >= since_us
     }
 
     /// Of a refusal to keep one more snapshot.

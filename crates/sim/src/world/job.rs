@@ -51,6 +51,11 @@ impl Job {
         }
     }
 
+    /// Writes may have to wait for it.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self, Job::Segment(_) | Job::Checkpoint(_) | Job::Grow(_))
+    }
+
     /// What the server does with each.
     pub fn run(
         self,

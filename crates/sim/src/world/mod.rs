@@ -173,6 +173,17 @@ impl Env {
         self.causes.hold_up(until_us + GETS_OVER_US);
     }
 
+    /// How long helpers take from now on for `times` steps. What is `awaited` holds its member up until then, where
+    /// helpers are slow: it may be done long after they are quick again.
+    fn helper_takes_us(&mut self, times: u64, awaited: bool) -> u64 {
+        let (low, high) = self.weather.helper_us;
+        let takes_us = (0..times).map(|_| queue::magnitude(&mut self.random, low, high)).sum();
+        if awaited && self.weather.helper_us != FAIR.helper_us {
+            self.strain(self.now_us + takes_us);
+        }
+        takes_us
+    }
+
     /// Before each call: whoever had time to get over it has no excuse any more.
     fn relieve(&mut self) {
         if self.strained_until_us != 0 && self.now_us > self.strained_until_us {
@@ -488,7 +499,7 @@ impl World {
             let (readers, published) = (process.readers.clone(), process.published.clone());
             (job, process.files.clone(), readers, published, process.spool_slots.clone())
         };
-        let name = job.name();
+        let (name, awaited) = (job.name(), job.is_awaited());
         trace::note(What::JobBegins { member, job: name });
         match &job {
             job::Job::Drop(_) => world.borrow_mut().env.coverage.one(Mechanism::ColdDrop),
@@ -509,7 +520,7 @@ impl World {
         let ended = job.run(&files, &readers, &published, &slots);
         disk::between(None);
         trace::note(What::JobEnds { member, job: name, well: ended.is_ok() });
-        world.borrow_mut().job_ended(member, life, name, &before, ended)
+        world.borrow_mut().job_ended(member, life, name, awaited, &before, ended)
     }
 
     /// In the midst of a job: some steps of everything else.
@@ -537,6 +548,7 @@ impl World {
         member: u32,
         life: u32,
         name: &'static str,
+        awaited: bool,
         before: &tree::Snapshot,
         ended: Result<Option<Mail>, job::Fatal>,
     ) -> Result<(), Failure> {
@@ -558,8 +570,7 @@ impl World {
                 };
                 mechanism.into_iter().for_each(|mechanism| env.coverage.one(mechanism));
                 snapshot::look(env, member, &mail, before, &process.published)?;
-                let (low, high) = env.weather.helper_us;
-                let at_us = env.now_us + queue::magnitude(&mut env.random, low, high);
+                let at_us = env.now_us + env.helper_takes_us(1, awaited);
                 env.at(at_us, Event::Mail { member, life, mail });
             }
         }

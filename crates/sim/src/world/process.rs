@@ -556,10 +556,9 @@ impl Process {
     fn give_job(&mut self, env: &mut Env, job: Job) {
         let number = self.next_job;
         self.next_job += 1;
-        let (low, high) = env.weather.helper_us;
         // Fewer helpers than jobs: somebody waits longer.
         let waits = 1 + self.jobs.len() as u64 / self.sizes.helpers as u64;
-        let after_us: u64 = (0..waits).map(|_| super::queue::magnitude(&mut env.random, low, high)).sum();
+        let after_us = env.helper_takes_us(waits, job.is_awaited());
         let (member, life) = (self.member, self.life);
         self.jobs.insert(number, job);
         env.at(env.now_us + after_us, Event::Job { member, life, job: number });

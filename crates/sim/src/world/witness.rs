@@ -38,7 +38,7 @@ impl Witness {
         let snapshot = self.reader.pin();
         let revisions = Revisions::of(snapshot.stamp());
         trace::note(What::Published { member, revision: revisions.current, applied });
-        env.causes.compacted(revisions.compacted);
+        env.causes.compacted(env.now_us, revisions.compacted);
         if self.next == 0 {
             // The state that was recovered is not shown to be right before the log was applied.
             if !published.read_ready() {

@@ -248,9 +248,14 @@ impl Client {
         *last = arrivals.last.unwrap_or(*last);
         let (since_us, last, going_away) = (*since_us, *last, http.is_going_away());
         for arrival in arrivals.all {
-            if let Arrival::Reset(stream, code) = &arrival {
-                let waits = self.calls.contains_key(&(link, *stream));
-                assert!(!waits || *stream > last, "a call that was taken is reset: {code:?}");
+            if let Arrival::Reset(stream, code) = &arrival
+                && *stream <= last
+                && let Some(call) = self.calls.get(&(link, *stream))
+            {
+                match call {
+                    Call::Op { asked, .. } => asked.demand_reason_of_reset(env, *code),
+                    _ => panic!("a call that was taken is reset: {code:?}"),
+                }
             }
             self.arrived(env, link, since_us, arrival);
         }

@@ -54,6 +54,13 @@ impl Asked {
         assert!(self.has_reason(env, error), "{} had no reason for {code:?}: {message}", self.rpc.path());
     }
 
+    /// The same of a stream that is reset.
+    pub fn demand_reason_of_reset(self, env: &Env, code: net::ErrorCode) {
+        let unfinished = self.rpc == Rpc::Range && code == net::ErrorCode::INTERNAL_ERROR;
+        let has_reason = unfinished && env.causes.of_long_read(env.now_us, self.since_us);
+        assert!(has_reason, "{} had no reason to be reset: {code:?}", self.rpc.path());
+    }
+
     fn has_reason(self, env: &Env, error: &Error) -> bool {
         let (sizes, causes) = (&env.profile.sizes, &env.causes);
         if *error == errors::NO_SPACE {
