@@ -22,7 +22,7 @@ impl Shard {
         let mut members = Vec::new();
         let mut more = cursor.seek_first();
         while more {
-            // Written by this program; what does not parse was reported by `verify`.
+            // Written by this program; a start refuses what does not parse.
             if let Ok(member) = bbolt::schema::parse_member(cursor.value()) {
                 members.push(pb::Member {
                     id: member.id,

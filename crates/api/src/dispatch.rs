@@ -94,13 +94,8 @@ impl Shard {
             }
             Rpc::Compact => {
                 let request = decode!(self, out, stream, rpc, bytes as pb::CompactionRequest);
-                let (physical, revision) = (request.physical, request.revision);
                 let request = pb::InternalRaftRequest { compaction: Some(request), ..Default::default() };
                 self.propose(out, stream, rpc, request);
-                if physical && let Some(position) = position_of(out, stream) {
-                    // Answered when everything is removed.
-                    self.calls[position].state = CallState::Compacting { revision };
-                }
             }
             Rpc::Watch => {
                 let request = decode!(self, out, stream, rpc, bytes as pb::WatchRequest);
@@ -274,6 +269,8 @@ impl Shard {
                 message.header = self.fill(message.header);
                 self.answer_counted(out, stream, rpc, &message, message.responses.len() as u64);
             }
+            // Answered when everything is removed: that takes as long as it takes.
+            Response::CompactionAgreed => call.state = CallState::Working,
             Response::Compact(mut message) => {
                 message.header = self.fill(None);
                 self.answer(out, stream, rpc, &message);
@@ -338,11 +335,7 @@ impl Shard {
                 out.listen(stream);
             }
             CallState::KeepAlive { .. } => out.listen(stream),
-            CallState::Parked(_)
-            | CallState::Waiting
-            | CallState::Compacting { .. }
-            | CallState::Working
-            | CallState::HealthWatch => {}
+            CallState::Parked(_) | CallState::Waiting | CallState::Working | CallState::HealthWatch => {}
         }
     }
 }

@@ -104,10 +104,6 @@ pub(crate) enum CallState {
     Parked(Read),
     /// Waits for an outcome; times out.
     Waiting,
-    /// Waits for a compaction to be agreed on, which times out, and then for its removal, which does not.
-    Compacting {
-        revision: i64,
-    },
     /// Waits for work of its own; takes as long as it takes.
     Working,
     Starting(Box<Starting>),
@@ -224,25 +220,13 @@ impl Shard {
             self.timeouts.pop_front();
             let Some((out, _)) = connections.outbound(connection_of(token)) else { continue };
             let Some(position) = position_of(out, token.stream) else { continue };
-            if self.calls[position].token != token {
-                continue;
-            }
-            match self.calls[position].state {
-                CallState::Compacting { revision } if self.has_compacted(revision) => {
-                    self.calls[position].state = CallState::Working;
-                }
-                CallState::Waiting | CallState::Parked(_) | CallState::Compacting { .. } => {
-                    self.fail_call(out, token.stream, position, &errors::TIMEOUT);
-                }
-                _ => {}
+            let call = &self.calls[position];
+            if call.token == token && matches!(call.state, CallState::Waiting | CallState::Parked(_)) {
+                self.fail_call(out, token.stream, position, &errors::TIMEOUT);
             }
         }
         self.tend_long_reads();
         self.watch_tick(connections);
-    }
-
-    fn has_compacted(&self, revision: i64) -> bool {
-        mvcc::stamp::compacted(self.reader.pin().stamp()) >= revision
     }
 
     // --- what calls have in common ---

@@ -129,8 +129,9 @@ pub const SEND_FRAME_BYTES: usize = 64 << 10;
 pub const PREFACE_TIMEOUT_MS: u64 = 120_000;
 /// A client that was told the end of its connection must close it within this, ms.
 pub const LINGER_MS: u64 = 3_000;
-/// A peer has this long to acknowledge our settings, ms.
-pub const SETTINGS_ACK_TIMEOUT_MS: u64 = 60_000;
+/// A peer has this long from its own settings on to acknowledge ours, ms. grpc-go waits without end: a client may be
+/// suspended for a while.
+pub const SETTINGS_ACK_TIMEOUT_MS: u64 = 180_000;
 /// After the first GOAWAY of a graceful end we wait this long for the peer's ping answer, ms (grpc-go's).
 pub const DRAIN_PING_TIMEOUT_MS: u64 = 5_000;
 /// Pings that come too early before a connection ends with too_many_pings: grpc-go's two strikes.

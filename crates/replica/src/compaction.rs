@@ -60,6 +60,9 @@ impl State {
         };
         self.compactions.physical.push(Physical { token, revision, refused });
         self.settle_physical(actions);
+        if self.compactions.physical.iter().any(|waiting| waiting.token == token) {
+            actions.push(Action::outcome(token, Ok(Response::CompactionAgreed)));
+        }
     }
 
     pub fn settle_physical(&mut self, actions: &mut Vec<Action>) {

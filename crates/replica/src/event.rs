@@ -157,7 +157,7 @@ pub enum Note {
     },
 }
 
-/// The end of a call that went through the log core.
+/// The end of a call that went through the log core; but see [`Response::CompactionAgreed`].
 pub struct Outcome {
     pub token: CallToken,
     pub result: Result<Response, Error>,
@@ -170,6 +170,8 @@ pub enum Response {
     Put(pb::PutResponse),
     DeleteRange(pb::DeleteRangeResponse),
     Txn(pb::TxnResponse),
+    /// Not the last word: a compaction that asked for its physical end was applied, and waits for that.
+    CompactionAgreed,
     Compact(pb::CompactionResponse),
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),

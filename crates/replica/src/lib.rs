@@ -17,6 +17,7 @@ mod machine;
 mod memory;
 mod open;
 mod published;
+mod records;
 mod replay;
 mod request;
 mod scrub;

@@ -22,6 +22,7 @@ use sha1::{Digest, Sha1};
 use crate::cluster::{self, Member};
 use crate::machine::{Options, Parts, Replica};
 use crate::published::Published;
+use crate::records::Records;
 use crate::state::{State, version_word};
 use crate::storage::Log;
 
@@ -81,7 +82,7 @@ pub enum OpenError {
         store_term: Term,
         log_term: Term,
     },
-    /// The store has a record that is none of those that should be there, though its checksum holds.
+    /// The store has a record that is none of its kind, or lacks one.
     Record(Malformed),
     /// The cluster runs a newer version than this one.
     Newer {
@@ -125,8 +126,7 @@ impl std::fmt::Display for OpenError {
             ),
             OpenError::Record(Malformed(what)) => write!(
                 f,
-                "the data file has a malformed {what}, though its checksums hold: the device lost a write, or somebody \
-                 else made one; {REPLACE}"
+                "the data file has a malformed {what}: the device lost or damaged a page of it; {REPLACE}"
             ),
             OpenError::Newer { cluster, own } => write!(
                 f,
@@ -170,7 +170,8 @@ pub fn open(
     let founded = applied == 0 && reading.recovered().last.0 == 0;
     check_together(reading.recovered(), (applied, applied_term))?;
     let checkpoint_lost = check_sequence(reading.recovered(), store.report())?;
-    check_version(&store, &start.options.cluster_version)?;
+    let records = Records::read(&store).map_err(OpenError::Record)?;
+    check_version(records.cluster_version.as_deref(), &start.options.cluster_version)?;
     if founded {
         may_found().map_err(OpenError::MayNotFound)?;
     }
@@ -209,14 +210,12 @@ pub fn open(
     hard_state.commit = hard_state.commit.max(applied).min(last.0);
     hard_state.term = hard_state.term.max(last.1);
 
-    let identity = match identity(&store, &entries)? {
-        Some(identity) => identity,
-        None => (start.options.member.id, cluster::cluster_id(&[start.options.member.id])),
-    };
+    let identity = records.identity.map_or_else(|| founder(&entries), Ok)?;
     let mut options = start.options;
     options.member.id = identity.0;
-    let conf_state = State::load_conf_state(&store)
-        .map_err(OpenError::Record)?
+    let conf_state = records
+        .conf_state
+        .clone()
         .unwrap_or_else(|| ConfState { voters: vec![identity.0], ..ConfState::default() });
     let published = Arc::new(Published::new(identity.1, identity.0, start.quota_config_bytes));
     let report = OpenReport {
@@ -246,7 +245,7 @@ pub fn open(
     let raft = RawNode::new(&config, log, &logger).map_err(|e| OpenError::Raft(e.to_string()))?;
     let min_ttl_s = lease::min_ttl_s(options.election_ms / options.heartbeat_ms, options.heartbeat_ms);
     let lease_options = lease::Options { min_ttl_s, checkpoint_interval_s: None };
-    let state = State::load(store, published.clone(), lease_options, identity).map_err(OpenError::Record)?;
+    let state = State::load(store, published.clone(), lease_options, identity, records);
     let segment_bytes = start.wal.segment_bytes;
     let first_id = first_id(options.member.id, start.boot);
     let inherited = last.0;
@@ -298,12 +297,8 @@ fn check_sequence(recovered: &wal::Recovered, store: &tree::OpenReport) -> Resul
     )))
 }
 
-fn check_version(store: &tree::Store, own: &str) -> Result<(), OpenError> {
-    let stored = store.view().get(mvcc::trees::META, bbolt::schema::cluster::VERSION);
-    let Some(stored) = stored else { return Ok(()) };
-    let Ok(cluster) = std::str::from_utf8(stored) else {
-        return Err(OpenError::Record(Malformed("version of its cluster")));
-    };
+fn check_version(cluster: Option<&str>, own: &str) -> Result<(), OpenError> {
+    let Some(cluster) = cluster else { return Ok(()) };
     if version_word(cluster) > version_word(own) {
         return Err(OpenError::Newer { cluster: cluster.to_owned(), own: own.to_owned() });
     }
@@ -356,12 +351,12 @@ fn raft_entry(term: Term, index: Index, kind: u8, data: Vec<u8>) -> Entry {
     Entry { term, index, entry_type, data: data.into(), ..Entry::default() }
 }
 
-/// (member, cluster) of an existing directory: from the store, or, before its first checkpoint, from the log.
-fn identity(store: &tree::Store, entries: &[Entry]) -> Result<Option<(MemberId, MemberId)>, OpenError> {
-    if let Some(identity) = State::load_identity(store).map_err(OpenError::Record)? {
-        return Ok(Some(identity));
-    }
+/// (member, cluster) of a directory without a checkpoint: its log begins with the entry that founded it.
+fn founder(entries: &[Entry]) -> Result<(MemberId, MemberId), OpenError> {
     let first = entries.first().filter(|entry| entry.index == 1);
     let change = first.and_then(|first| raftpb::ConfChange::decode(first.data.clone()).ok());
-    Ok(change.map(|change| (change.node_id, cluster::cluster_id(&[change.node_id]))))
+    let Some(change) = change else {
+        return Err(OpenError::Raft("the first entry of the log founds no member".to_owned()));
+    };
+    Ok((change.node_id, cluster::cluster_id(&[change.node_id])))
 }

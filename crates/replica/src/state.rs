@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base::{CallToken, Index, LeaseId, MemberId, Millis, Term};
-use bbolt::schema::{self, Malformed};
+use bbolt::schema;
 use lease::{Lessor, Renewal, TimeToLive};
 use mvcc::trees;
 use proto::errors::{self, Error};
@@ -17,10 +17,7 @@ use raft::eraftpb::ConfState;
 
 use crate::event::{Action, Note, Response};
 use crate::published::Published;
-
-/// Names in the META tree that are not etcd's own.
-const MEMBER_ID: &[u8] = b"mainstay.memberId";
-const CLUSTER_ID: &[u8] = b"mainstay.clusterId";
+use crate::records::{CLUSTER_ID, MEMBER_ID, Records};
 
 pub struct State {
     pub store: tree::Store,
@@ -48,59 +45,32 @@ struct WaitingRenewal {
 }
 
 impl State {
-    /// The error: a record that the store should not have. To go on without it would be to lose it.
+    /// `records`: of this store.
     pub fn load(
         mut store: tree::Store,
         published: Arc<Published>,
         lease_options: lease::Options,
         identity: (MemberId, MemberId),
-    ) -> Result<State, Malformed> {
-        if mvcc::stamp::initialise(&mut store) {
+        records: Records,
+    ) -> State {
+        let is_new = mvcc::stamp::initialise(&mut store);
+        if is_new || records.identity.is_none() {
             store.insert(trees::META, MEMBER_ID, &schema::u64_value(identity.0));
             store.insert(trees::META, CLUSTER_ID, &schema::u64_value(identity.1));
             store.publish();
         }
-        let stored = stored_leases(store.view())?;
-        let alarms = stored_alarms(store.view())?;
-        let mut state = State {
+        State {
             store,
             published,
-            lessor: Lessor::recover(lease_options, stored),
-            alarms,
-            cluster_version_word: 0,
+            lessor: Lessor::recover(lease_options, records.leases),
+            alarms: records.alarms,
+            cluster_version_word: records.cluster_version.as_deref().map_or(0, version_word),
             renewals: Vec::new(),
             compactions: Default::default(),
             work: mvcc::Work::default(),
             defragmentation: Default::default(),
             dirty: false,
-        };
-        state.cluster_version_word = state.cluster_version().map_or(0, version_word);
-        Ok(state)
-    }
-
-    /// Member and cluster; `None` before the first checkpoint.
-    pub fn load_identity(store: &tree::Store) -> Result<Option<(MemberId, MemberId)>, Malformed> {
-        if mvcc::stamp::applied(store.stamp()).0 == 0 && store.view().is_empty(trees::META) {
-            return Ok(None);
         }
-        let read = |name| match store.view().get(trees::META, name) {
-            Some(stored) => schema::parse_u64(stored).map_err(|_| Malformed("identity of its member")),
-            None => Err(Malformed("identity of its member")),
-        };
-        Ok(Some((read(MEMBER_ID)?, read(CLUSTER_ID)?)))
-    }
-
-    pub fn load_conf_state(store: &tree::Store) -> Result<Option<ConfState>, Malformed> {
-        let Some(stored) = store.view().get(trees::META, schema::meta::CONF_STATE) else { return Ok(None) };
-        let stored = schema::parse_conf_state(stored)?;
-        Ok(Some(ConfState {
-            voters: stored.voters,
-            learners: stored.learners,
-            voters_outgoing: stored.voters_outgoing,
-            learners_next: stored.learners_next,
-            auto_leave: stored.auto_leave,
-            ..ConfState::default()
-        }))
     }
 
     pub fn save_conf_state(&mut self, conf_state: &ConfState) {
@@ -186,11 +156,6 @@ impl State {
         member.name = attributes.name;
         member.client_urls = attributes.client_urls;
         self.put_member(&member);
-    }
-
-    pub fn cluster_version(&self) -> Option<&str> {
-        let stored = self.store.view().get(trees::META, schema::cluster::VERSION)?;
-        std::str::from_utf8(stored).ok()
     }
 
     pub fn cluster_version_word(&self) -> u64 {
@@ -401,31 +366,4 @@ impl State {
 pub(crate) fn version_word(version: &str) -> u64 {
     let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
     parts.next().unwrap_or(0) << 16 | parts.next().unwrap_or(0)
-}
-
-fn stored_leases(view: tree::View<'_>) -> Result<Vec<lease::Lease>, Malformed> {
-    let mut cursor = view.cursor(trees::LEASES);
-    let mut leases = Vec::new();
-    let mut more = cursor.seek_first();
-    while more {
-        let stored = schema::parse_lease(cursor.value())?;
-        if cursor.key() != schema::lease_key(stored.id) {
-            return Err(Malformed("lease"));
-        }
-        leases.push(lease::Lease { id: stored.id, ttl_s: stored.ttl, remaining_ttl_s: stored.remaining_ttl });
-        more = cursor.next();
-    }
-    Ok(leases)
-}
-
-fn stored_alarms(view: tree::View<'_>) -> Result<BTreeSet<(i32, MemberId)>, Malformed> {
-    let mut cursor = view.cursor(trees::ALARMS);
-    let mut alarms = BTreeSet::new();
-    let mut more = cursor.seek_first();
-    while more {
-        let alarm = schema::parse_alarm_key(cursor.key())?;
-        alarms.insert((alarm.alarm, alarm.member_id));
-        more = cursor.next();
-    }
-    Ok(alarms)
 }

@@ -27,7 +27,7 @@ impl Connection {
         }
         let before = self.out.peer.initial_window;
         self.out.peer.apply(payload)?;
-        self.settings_seen = true;
+        self.settings_at.get_or_insert(self.now);
         let initial = self.out.peer.initial_window;
         self.out.encoder.table_size(self.out.peer.header_table_bytes);
         frame::put_settings_ack(self.out.output.tail());
@@ -114,6 +114,7 @@ impl Connection {
             return Err(Fault::protocol("RST_STREAM on an idle stream"));
         }
         if self.is_beyond_the_last(header.stream) {
+            // Not counted: it costs nothing and says nothing, and ends with the connection.
             return Ok(());
         }
         let Some(stream) = self.out.remove(header.stream) else {

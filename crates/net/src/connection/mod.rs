@@ -90,7 +90,8 @@ pub struct Connection {
     last_stream: u32,
     now: Millis,
     born_at: Millis,
-    settings_seen: bool,
+    /// When the peer's settings came, with which its preface is complete.
+    settings_at: Option<Millis>,
     settings_acked: bool,
     resets: Rate,
     controls: Rate,
@@ -132,7 +133,7 @@ impl Connection {
             last_stream: 0,
             now,
             born_at: now,
-            settings_seen: false,
+            settings_at: None,
             settings_acked: false,
             resets: Rate::default(),
             controls: Rate::default(),
@@ -170,11 +171,10 @@ impl Connection {
     /// The earliest time at which `tick` may have something to do.
     pub fn next_tick(&self) -> Millis {
         let mut next = self.keepalive.next(&self.limits).min(self.deadline);
-        if !self.settings_seen {
-            next = next.min(self.born_at + limits::PREFACE_TIMEOUT_MS);
-        }
-        if !self.settings_acked {
-            next = next.min(self.born_at + limits::PREFACE_TIMEOUT_MS + limits::SETTINGS_ACK_TIMEOUT_MS);
+        match self.settings_at {
+            None => next = next.min(self.born_at + limits::PREFACE_TIMEOUT_MS),
+            Some(at) if !self.settings_acked => next = next.min(at + limits::SETTINGS_ACK_TIMEOUT_MS),
+            Some(_) => {}
         }
         if let Drain::Announced(at) = self.drain {
             next = next.min(at + limits::DRAIN_PING_TIMEOUT_MS);
@@ -338,7 +338,7 @@ impl Connection {
             }
             _ => {}
         }
-        if !self.settings_seen && (header.kind != kind::SETTINGS || header.has(frame::flag::ACK)) {
+        if self.settings_at.is_none() && (header.kind != kind::SETTINGS || header.has(frame::flag::ACK)) {
             return Err(Fault::protocol("the first frame is not SETTINGS"));
         }
         Ok(())
@@ -409,12 +409,16 @@ impl Connection {
     }
 
     fn check_time(&mut self, now: Millis) -> Result<(), Fault> {
-        let age = now.saturating_sub(self.born_at);
-        if !self.settings_seen && age >= limits::PREFACE_TIMEOUT_MS {
-            return Err(Fault::protocol("no connection preface in time"));
-        }
-        if !self.settings_acked && age >= limits::PREFACE_TIMEOUT_MS + limits::SETTINGS_ACK_TIMEOUT_MS {
-            return Err(Fault::Connection(ErrorCode::SETTINGS_TIMEOUT, "our settings were not acknowledged"));
+        match self.settings_at {
+            None if now.saturating_sub(self.born_at) >= limits::PREFACE_TIMEOUT_MS => {
+                return Err(Fault::protocol("no connection preface in time"));
+            }
+            // Ours were sent first: who was kept from reading by a pause of this process has this long all the same.
+            Some(at) if !self.settings_acked && now.saturating_sub(at) >= limits::SETTINGS_ACK_TIMEOUT_MS => {
+                let why = "our settings were not acknowledged";
+                return Err(Fault::Connection(ErrorCode::SETTINGS_TIMEOUT, why));
+            }
+            _ => {}
         }
         if let Drain::Announced(at) = self.drain
             && now.saturating_sub(at) >= limits::DRAIN_PING_TIMEOUT_MS

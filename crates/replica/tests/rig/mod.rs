@@ -231,6 +231,10 @@ impl Rig {
                 Action::Populate(job) => job.run(),
                 Action::Outcome(outcome) => {
                     let stream = outcome.token.stream;
+                    if let Ok(Response::CompactionAgreed) = outcome.result {
+                        assert!(!self.answers.contains_key(&stream), "call {stream} was answered");
+                        continue;
+                    }
                     let before = self.answers.insert(stream, outcome.result);
                     assert!(before.is_none(), "call {stream} is answered once");
                     self.answered.push(stream);

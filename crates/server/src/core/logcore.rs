@@ -50,7 +50,8 @@ struct Flight {
     started: Instant,
 }
 
-/// The way to one shard. Outcomes always fit or wait here: their number is bounded by PROPOSALS_IN_FLIGHT.
+/// The way to one shard. Outcomes always fit or wait here: PROPOSALS_IN_FLIGHT bounds the calls, and a call has
+/// one, or two where it is a compaction that waits for its physical end.
 struct WayToShard {
     outbox: Outbox<ToShard>,
     doorbell: Doorbell,

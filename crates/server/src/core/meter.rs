@@ -114,6 +114,7 @@ impl CoreMeter {
                 return;
             }
             Response::Barrier
+            | Response::CompactionAgreed
             | Response::LeaseTimeToLive(_)
             | Response::LeaseList(_)
             | Response::Defragmented

@@ -24,6 +24,8 @@ use disk::{BLOCK, Files, SimFiles};
 use super::{Promises, Script, Subject, guarded, log, member, store};
 
 const DATA: &str = "data";
+/// Of a start that finds its data file ahead of its log (law 7).
+pub(super) const LOG_BEHIND: &str = "but the log ends at";
 /// The log's directory, whose names only say which segments there are.
 const LOG: &str = "log";
 /// Moments after a lie at which the power goes, and sets of each that are drawn.
@@ -102,6 +104,8 @@ pub struct Tally {
     pub right: u64,
     pub tails: u64,
     pub refused: u64,
+    /// Refused since the data file is ahead of its log, whose end says nothing.
+    pub behind: u64,
     pub verified: u64,
     /// Nothing can tell.
     pub twins: u64,
@@ -117,6 +121,7 @@ impl Tally {
         match verdict {
             Verdict::Right => self.right += 1,
             Verdict::Tail => self.tails += 1,
+            Verdict::Refused(text) if text.contains(LOG_BEHIND) => self.behind += 1,
             Verdict::Refused(text) if names_a_file(&text) => self.refused += 1,
             Verdict::Refused(text) => return Err(format!("refused without the name of a file: {text}")),
             Verdict::Verified(_) => self.verified += 1,
@@ -130,11 +135,11 @@ impl Tally {
 
 impl Display for Tally {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Tally { trials, right, tails, refused, verified, twins, survived, panics } = self;
+        let Tally { trials, right, tails, refused, behind, verified, twins, survived, panics } = self;
         write!(
             f,
             "{trials} trials, {survived} survived; {right} right, {tails} without the tail, {refused} refused, \
-             {verified} found by verify, {twins} twins, {panics} panics"
+             {behind} behind, {verified} found by verify, {twins} twins, {panics} panics"
         )
     }
 }

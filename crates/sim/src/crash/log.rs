@@ -9,7 +9,7 @@ use disk::sim::{KeepSet, Moment};
 use disk::{BLOCK, SimFiles};
 use wal::{Durable, Entry, HardState, Options, Record, Recovered, Wal, WalError, Write};
 
-use super::faults::{Floor, Verdict};
+use super::faults::{Floor, LOG_BEHIND, Verdict};
 use super::interleave::{interleaved, stopping};
 use super::{Met, Promises, Script, guarded};
 use crate::check::state;
@@ -142,7 +142,7 @@ fn recover(files: &SimFiles, script: Script, released: u64, boot: u64) -> Result
     let reading = Wal::read(Arc::new(files.clone()), DIR, options(script, boot), 0).map_err(text)?;
     let (last, _) = reading.recovered().last;
     if last < released {
-        return Err(format!("the data file has entries up to {released}, but the log ends at {last}"));
+        return Err(format!("the data file has entries up to {released}, {LOG_BEHIND} {last}"));
     }
     reading.open(released).map_err(text)
 }

@@ -26,6 +26,8 @@ pub(super) struct Causes {
     stopping_until_us: u64,
     /// A clock, a core or a disk was not to be relied on, and what had waited for it had to be done, until then.
     held_up_until_us: u64,
+    /// Helpers that were slow had, or have, something to do that a member waits for, until then.
+    awaited_until_us: u64,
 }
 
 impl Causes {
@@ -75,10 +77,16 @@ impl Causes {
 
     pub fn stopped(&mut self, now_us: u64) {
         self.stopping_until_us = self.stopping_until_us.min(now_us);
+        // Its jobs are gone with it.
+        self.awaited_until_us = self.awaited_until_us.min(now_us);
     }
 
     pub fn hold_up(&mut self, until_us: u64) {
         self.held_up_until_us = self.held_up_until_us.max(until_us);
+    }
+
+    pub fn await_helpers(&mut self, until_us: u64) {
+        self.awaited_until_us = self.awaited_until_us.max(until_us);
     }
 
     /// Of "no space", to a call that began then: an alarm.
@@ -91,11 +99,11 @@ impl Causes {
         revision > 0 && revision < self.compacted
     }
 
-    /// Of a long answer that is not completed, to a call that began then: what it reads is kept for so long, by the
-    /// member's clock, and has been compacted.
-    pub fn of_long_read(&self, now_us: u64, since_us: u64) -> bool {
-        let long = now_us - since_us >= 1000 * HISTORY_HOLD_MS || self.held_up_until_us >= since_us;
-        long && self.compacted_at_us >= since_us
+    /// Of a long answer that is not completed, to a call that began then, `aged_us` ago by its member's clock, and reads
+    /// this revision, or the newest: what it reads is kept for so long, and has been compacted since.
+    pub fn of_long_read(&self, since_us: u64, aged_us: u64, revision: i64) -> bool {
+        let is_compacted = self.compacted_at_us >= since_us && self.compacted > revision;
+        aged_us >= 1000 * HISTORY_HOLD_MS && is_compacted
     }
 
     /// Of a refusal to keep one more snapshot.
@@ -110,6 +118,6 @@ impl Causes {
 
     /// Of "timed out" to a call that began then.
     pub fn of_timeout(&self, since_us: u64) -> bool {
-        self.held_up_until_us >= since_us
+        self.held_up_until_us.max(self.awaited_until_us) >= since_us
     }
 }

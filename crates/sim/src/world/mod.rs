@@ -173,13 +173,13 @@ impl Env {
         self.causes.hold_up(until_us + GETS_OVER_US);
     }
 
-    /// How long helpers take from now on for `times` steps. What is `awaited` holds its member up until then, where
-    /// helpers are slow: it may be done long after they are quick again.
+    /// How long helpers take from now on for `times` steps. Where they are slow, what is `awaited` holds its member up
+    /// until then: it may be done long after they are quick again.
     fn helper_takes_us(&mut self, times: u64, awaited: bool) -> u64 {
         let (low, high) = self.weather.helper_us;
         let takes_us = (0..times).map(|_| queue::magnitude(&mut self.random, low, high)).sum();
         if awaited && self.weather.helper_us != FAIR.helper_us {
-            self.strain(self.now_us + takes_us);
+            self.causes.await_helpers(self.now_us + takes_us + GETS_OVER_US);
         }
         takes_us
     }

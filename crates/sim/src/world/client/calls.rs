@@ -131,7 +131,7 @@ impl Client {
         let Sending { rpc, bytes, request } = sending(&ask);
         env.relieve();
         self.last_error = None;
-        let asked = Asked::new(&ask, rpc, bytes.len(), env.now_us);
+        let asked = Asked::new(env, &ask, rpc, bytes.len());
         env.causes.cost_asked(asked.cost_bytes());
         if let Ask::Snapshot = ask {
             env.causes.snapshot_asked();

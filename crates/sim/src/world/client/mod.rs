@@ -17,6 +17,7 @@ use base::Random;
 use net::client::{Answers, ClientConnection};
 
 use self::calls::Call;
+use self::reasons::demand_reason_of_end;
 use self::watches::Stream;
 use super::coverage::Mechanism;
 use super::network::{ConnectionId, Node, Side};
@@ -45,6 +46,8 @@ pub(super) enum Timer {
 struct Link {
     id: ConnectionId,
     since_us: u64,
+    /// The same by the clock of the member's machine.
+    since_clock_us: u64,
     http: ClientConnection,
     /// The server takes no call beyond this stream.
     last: u32,
@@ -59,11 +62,23 @@ enum Arrival {
     Reset(u32, net::ErrorCode),
 }
 
+impl Arrival {
+    fn stream(&self) -> u32 {
+        match self {
+            Arrival::Message(stream, _) | Arrival::Finished(stream, ..) | Arrival::Reset(stream, _) => {
+                *stream
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 struct Arrivals {
     all: Vec<Arrival>,
     /// The server takes no call beyond this stream.
     last: Option<u32>,
+    /// For which error the server ends the connection, and what it says.
+    cut: Option<(net::ErrorCode, String)>,
 }
 
 impl Answers for Arrivals {
@@ -80,9 +95,10 @@ impl Answers for Arrivals {
     }
 
     fn goaway(&mut self, last: u32, code: net::ErrorCode, debug: &[u8]) {
-        let debug = String::from_utf8_lossy(debug);
-        assert!(code == net::ErrorCode::NO_ERROR, "a connection ends with {code:?}: {debug}");
         self.last = Some(last);
+        if code != net::ErrorCode::NO_ERROR {
+            self.cut = Some((code, String::from_utf8_lossy(debug).into_owned()));
+        }
     }
 }
 
@@ -203,8 +219,9 @@ impl Client {
             let id = env.network.connect(env.now_us, self.node(), Node::Member(self.member));
             trace::note(What::Opened { connection: id.0 });
             let http = ClientConnection::with_window(env.profile.workload.window_bytes);
+            let (since_us, since_clock_us) = (env.now_us, env.history_us());
             self.links[link] =
-                Some(Link { id, since_us: env.now_us, http, last: u32::MAX, slow_until_us: 0 });
+                Some(Link { id, since_us, since_clock_us, http, last: u32::MAX, slow_until_us: 0 });
         }
         self.links[link].as_mut()
     }
@@ -236,7 +253,10 @@ impl Client {
     }
 
     fn read(&mut self, env: &mut Env, link: usize) {
-        let Some(Link { id, since_us, http, last, slow_until_us }) = &mut self.links[link] else { return };
+        let Some(Link { id, since_us, since_clock_us, http, last, slow_until_us }) = &mut self.links[link]
+        else {
+            return;
+        };
         if env.now_us < *slow_until_us {
             return;
         }
@@ -245,19 +265,30 @@ impl Client {
         if let Err(why) = http.receive(&bytes, &mut arrivals) {
             panic!("client {}: the server breaks HTTP/2: {why}", self.id);
         }
+        if let Some((code, why)) = arrivals.cut {
+            demand_reason_of_end(env.history_us() - *since_clock_us, code, &why);
+        }
         *last = arrivals.last.unwrap_or(*last);
-        let (since_us, last, going_away) = (*since_us, *last, http.is_going_away());
+        let last = *last;
+        let (since_us, going_away) = (*since_us, http.is_going_away());
         for arrival in arrivals.all {
+            assert!(arrival.stream() <= last, "a call is answered beyond the last that is taken, {last}");
             if let Arrival::Reset(stream, code) = &arrival
-                && *stream <= last
                 && let Some(call) = self.calls.get(&(link, *stream))
             {
                 match call {
                     Call::Op { asked, .. } => asked.demand_reason_of_reset(env, *code),
-                    _ => panic!("a call that was taken is reset: {code:?}"),
+                    _ => panic!("a stream is reset: {code:?}"),
                 }
             }
             self.arrived(env, link, since_us, arrival);
+        }
+        if arrivals.last.is_some() {
+            let beyond = |of: &(usize, u32)| of.0 == link && of.1 > last;
+            for of in self.calls.keys().copied().filter(beyond).collect::<Vec<_>>() {
+                let call = self.calls.remove(&of).expect("its key was found");
+                self.call_lost(env, call);
+            }
         }
         self.flush(env, link);
         // The server ends in order: whoever has nothing under way goes elsewhere.
@@ -307,11 +338,7 @@ impl Client {
     }
 
     fn arrived(&mut self, env: &mut Env, link: usize, since_us: u64, arrival: Arrival) {
-        let stream = match &arrival {
-            Arrival::Message(stream, _) | Arrival::Finished(stream, ..) | Arrival::Reset(stream, _) => {
-                *stream
-            }
-        };
+        let stream = arrival.stream();
         // What was given up may still be answered.
         let Some(call) = self.calls.remove(&(link, stream)) else { return };
         let goes_on = match arrival {

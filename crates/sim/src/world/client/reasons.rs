@@ -4,7 +4,8 @@
 //! Refusals that say that nothing was executed are held against the states that there may have been, by the checkers.
 
 use api::calls::Rpc;
-use base::limits::GRPC_OVERHEAD_BYTES;
+use base::limits::{GRPC_OVERHEAD_BYTES, PREFACE_TIMEOUT_MS, SETTINGS_ACK_TIMEOUT_MS};
+use net::ErrorCode;
 use proto::{Code, Error, errors};
 
 use super::workload::Ask;
@@ -16,32 +17,37 @@ pub(super) struct Asked {
     pub rpc: Rpc,
     /// When, microseconds; of a stream, when its connection began.
     since_us: u64,
+    /// The same by the clock of the member's machine.
+    since_clock_us: u64,
     /// Of the message.
     bytes: usize,
     /// What it is to cost where there is a quota; 0: it stores nothing.
     cost_bytes: u64,
     /// Changes something: also what stores nothing takes room.
     writes: bool,
-    /// Of which a hash was asked for, or 0.
+    /// Of which a hash or a range was asked for, or 0.
     revision: i64,
 }
 
 impl Asked {
     /// Of a stream: what is short, names no revision, and writes nothing.
     pub fn of_stream(rpc: Rpc, since_us: u64) -> Asked {
-        Asked { rpc, since_us, bytes: 0, cost_bytes: 0, writes: false, revision: 0 }
+        Asked { rpc, since_us, since_clock_us: 0, bytes: 0, cost_bytes: 0, writes: false, revision: 0 }
     }
 
-    pub fn new(ask: &Ask, rpc: Rpc, bytes: usize, now_us: u64) -> Asked {
+    /// Asked now.
+    pub fn new(env: &Env, ask: &Ask, rpc: Rpc, bytes: usize) -> Asked {
         let (cost_bytes, writes, revision) = match ask {
             Ask::Put(put) => (mvcc::quota::put_cost(put), true, 0),
             Ask::Txn(txn) => (mvcc::quota::txn_cost(txn), !mvcc::is_read_only(txn), 0),
             Ask::Grant(_) => (mvcc::quota::LEASE_COST, true, 0),
             Ask::Delete(_) | Ask::Revoke(_) => (0, true, 0),
             Ask::Hash(hash) => (0, false, hash.revision),
+            Ask::Range(range) | Ask::OddRange(range) => (0, false, range.revision),
             _ => (0, false, 0),
         };
-        Asked { rpc, since_us: now_us, bytes, cost_bytes, writes, revision }
+        let (since_us, since_clock_us) = (env.now_us, env.history_us());
+        Asked { rpc, since_us, since_clock_us, bytes, cost_bytes, writes, revision }
     }
 
     pub fn cost_bytes(&self) -> u64 {
@@ -55,9 +61,10 @@ impl Asked {
     }
 
     /// The same of a stream that is reset.
-    pub fn demand_reason_of_reset(self, env: &Env, code: net::ErrorCode) {
-        let unfinished = self.rpc == Rpc::Range && code == net::ErrorCode::INTERNAL_ERROR;
-        let has_reason = unfinished && env.causes.of_long_read(env.now_us, self.since_us);
+    pub fn demand_reason_of_reset(self, env: &Env, code: ErrorCode) {
+        let unfinished = self.rpc == Rpc::Range && code == ErrorCode::INTERNAL_ERROR;
+        let aged_us = env.history_us() - self.since_clock_us;
+        let has_reason = unfinished && env.causes.of_long_read(self.since_us, aged_us, self.revision);
         assert!(has_reason, "{} had no reason to be reset: {code:?}", self.rpc.path());
     }
 
@@ -89,4 +96,15 @@ impl Asked {
         let text = format!("grpc: received message larger than max ({} vs. {max_bytes})", self.bytes);
         error.code == Code::ResourceExhausted && self.bytes > max_bytes && error.message == text
     }
+}
+
+/// Ends the run unless there was a reason to end a connection for this error, `aged_us` after it was opened by the member's
+/// clock, which may jump.
+pub(super) fn demand_reason_of_end(aged_us: u64, code: ErrorCode, why: &str) {
+    let after_ms = match code {
+        ErrorCode::SETTINGS_TIMEOUT => SETTINGS_ACK_TIMEOUT_MS,
+        ErrorCode::PROTOCOL_ERROR if why == "no connection preface in time" => PREFACE_TIMEOUT_MS,
+        _ => u64::MAX / 1000,
+    };
+    assert!(aged_us >= 1000 * after_ms, "a connection ends with {code:?}: {why}");
 }
