@@ -23,9 +23,7 @@ const ROTTEN: Sign = World("Disk", "the file data is damaged");
 /// A store that has what its log has lost (law 7).
 const AHEAD: Sign = World("Start", "the data file has applied entries up to");
 
-/// A stream was reset in the midst of an answer.
-const RESET: Sign = Assertion("sim/src/world/client/mod.rs");
-/// An error came that nothing had led to.
+/// An error came that nothing had led to, or the end of a stream in the midst of an answer.
 const NO_REASON: Sign = Assertion("sim/src/world/client/reasons.rs");
 
 /// Of `crates/tree/src/pins_models.rs`.
@@ -95,7 +93,7 @@ pub const TABLE: &[Exhibit] = &[
         Focus::History,
         40,
         &[
-            RESET,
+            NO_REASON,
             Assertion("net/src/outbound.rs"),
             Assertion("mvcc/src/cell.rs"),
             Assertion("mvcc/src/trees.rs"),
@@ -150,6 +148,7 @@ pub const TABLE: &[Exhibit] = &[
             // A page of zeros: its children are page 0.
             Assertion("tree/src/pages.rs"),
             Assertion("tree/src/cursor.rs"),
+            ROTTEN,
         ],
     ),
     world(
@@ -200,13 +199,13 @@ pub const TABLE: &[Exhibit] = &[
         Bug::PieceRepeatsKey,
         Focus::History,
         10,
-        &[By(ReadState), RESET, Assertion("net/src/outbound.rs")],
+        &[By(ReadState), NO_REASON, Assertion("net/src/outbound.rs")],
     ),
     world(
         Bug::LaterPieceIsNewer,
         Focus::History,
         20,
-        &[By(ReadState), RESET, Assertion("net/src/outbound.rs")],
+        &[By(ReadState), NO_REASON, Assertion("net/src/outbound.rs")],
     ),
     // Granted again with a shorter term, it has less to live than the renewal had promised.
     world(Bug::ExpiredLeaseRenewed, Focus::Lease, 40, &[By(LeaseEarly), By(LeaseTwice), By(LeaseShortened)]),
@@ -287,6 +286,7 @@ pub const TABLE: &[Exhibit] = &[
             By(ReadState),
             By(WriteAnswer),
             World("Picture", ""),
+            NO_REASON,
         ],
     ),
     world(Bug::RoomNotReserved, Focus::Disk, 60, &[Assertion("tree/src/store.rs")]),
