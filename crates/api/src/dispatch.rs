@@ -270,7 +270,10 @@ impl Shard {
                 self.answer_counted(out, stream, rpc, &message, message.responses.len() as u64);
             }
             // Answered when everything is removed: that takes as long as it takes.
-            Response::CompactionAgreed => call.state = CallState::Working,
+            Response::CompactionAgreed => {
+                call.state = CallState::Working;
+                call.held.agreed(&self.meter);
+            }
             Response::Compact(mut message) => {
                 message.header = self.fill(None);
                 self.answer(out, stream, rpc, &message);

@@ -28,13 +28,14 @@ impl<T: Send> Outbox<T> {
         }
     }
 
-    /// Moves what waits into the ring, as far as it goes.
+    /// Moves what waits into the ring, as far as it goes: the other side, which emptied the ring, may sleep by now.
     pub fn flush(&mut self) {
         while let Some(item) = self.overflow.pop_front() {
             if let Err(item) = self.ring.push(item) {
                 self.overflow.push_front(item);
                 break;
             }
+            self.has_news = true;
         }
     }
 
@@ -53,7 +54,7 @@ impl<T: Send> Outbox<T> {
         !self.is_behind() && self.free() > kept
     }
 
-    /// Something was pushed since this was last asked: the other side must be woken.
+    /// Something was pushed, or moved into the ring, since this was last asked: the other side must be woken.
     pub fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.has_news)
     }
@@ -85,7 +86,9 @@ mod tests {
                 assert_eq!(item, popped);
                 popped += 1;
             }
+            let free = outbox.free();
             outbox.flush();
+            assert_eq!(outbox.take_news(), outbox.free() < free, "what is moved is told of, too");
             let in_ring = 4 - outbox.free() as u64;
             assert_eq!(outbox.is_behind(), pushed - popped > in_ring);
             assert!(!outbox.is_behind() || in_ring == 4, "what waits goes as soon as there is room");

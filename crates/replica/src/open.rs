@@ -22,7 +22,7 @@ use sha1::{Digest, Sha1};
 use crate::cluster::{self, Member};
 use crate::machine::{Options, Parts, Replica};
 use crate::published::Published;
-use crate::records::Records;
+use crate::records::{self, Records};
 use crate::state::{State, version_word};
 use crate::storage::Log;
 
@@ -84,6 +84,8 @@ pub enum OpenError {
     },
     /// The store has a record that is none of its kind, or lacks one.
     Record(Malformed),
+    /// A log without a data file that does not begin with the founding of a member.
+    Unfounded,
     /// The cluster runs a newer version than this one.
     Newer {
         cluster: String,
@@ -128,6 +130,9 @@ impl std::fmt::Display for OpenError {
                 f,
                 "the data file has a malformed {what}: the device lost or damaged a page of it; {REPLACE}"
             ),
+            OpenError::Unfounded => {
+                write!(f, "there is no data file, and the first entry of the log founds no member; {REPLACE}")
+            }
             OpenError::Newer { cluster, own } => write!(
                 f,
                 "the cluster has version {cluster}, which is newer than {own} of this program: start that version, or \
@@ -170,8 +175,14 @@ pub fn open(
     let founded = applied == 0 && reading.recovered().last.0 == 0;
     check_together(reading.recovered(), (applied, applied_term))?;
     let checkpoint_lost = check_sequence(reading.recovered(), store.report())?;
+    let cluster_version = records::cluster_version(store.view()).map_err(OpenError::Record)?;
+    check_version(cluster_version.as_deref(), &start.options.cluster_version)?;
     let records = Records::read(&store).map_err(OpenError::Record)?;
-    check_version(records.cluster_version.as_deref(), &start.options.cluster_version)?;
+    let identity = match records.identity {
+        Some(identity) => identity,
+        None if founded => (start.options.member.id, cluster::cluster_id(&[start.options.member.id])),
+        None => founder(&reading.recovered().entries)?,
+    };
     if founded {
         may_found().map_err(OpenError::MayNotFound)?;
     }
@@ -210,7 +221,6 @@ pub fn open(
     hard_state.commit = hard_state.commit.max(applied).min(last.0);
     hard_state.term = hard_state.term.max(last.1);
 
-    let identity = records.identity.map_or_else(|| founder(&entries), Ok)?;
     let mut options = start.options;
     options.member.id = identity.0;
     let conf_state = records
@@ -245,7 +255,8 @@ pub fn open(
     let raft = RawNode::new(&config, log, &logger).map_err(|e| OpenError::Raft(e.to_string()))?;
     let min_ttl_s = lease::min_ttl_s(options.election_ms / options.heartbeat_ms, options.heartbeat_ms);
     let lease_options = lease::Options { min_ttl_s, checkpoint_interval_s: None };
-    let state = State::load(store, published.clone(), lease_options, identity, records);
+    let state =
+        State::load(store, published.clone(), lease_options, identity, records, cluster_version.as_deref());
     let segment_bytes = start.wal.segment_bytes;
     let first_id = first_id(options.member.id, start.boot);
     let inherited = last.0;
@@ -352,11 +363,9 @@ fn raft_entry(term: Term, index: Index, kind: u8, data: Vec<u8>) -> Entry {
 }
 
 /// (member, cluster) of a directory without a checkpoint: its log begins with the entry that founded it.
-fn founder(entries: &[Entry]) -> Result<(MemberId, MemberId), OpenError> {
-    let first = entries.first().filter(|entry| entry.index == 1);
-    let change = first.and_then(|first| raftpb::ConfChange::decode(first.data.clone()).ok());
-    let Some(change) = change else {
-        return Err(OpenError::Raft("the first entry of the log founds no member".to_owned()));
-    };
+fn founder(entries: &[wal::Entry]) -> Result<(MemberId, MemberId), OpenError> {
+    let first = entries.first().filter(|entry| entry.index == 1 && entry.kind == 1);
+    let change = first.and_then(|first| raftpb::ConfChange::decode(&first.data[..]).ok());
+    let Some(change) = change else { return Err(OpenError::Unfounded) };
     Ok((change.node_id, cluster::cluster_id(&[change.node_id])))
 }

@@ -1,8 +1,8 @@
 //! The records of the data file that a start reads: who this member is and with whom it votes, its cluster's members and
 //! version, the leases, the alarms.
 //!
-//! Invariant: what is not a record of its kind ends the start before anything has changed. To go on without it would be
-//! to lose it: a lease whose keys never go, a vote in another's name. A page that a device lost or damaged reads so.
+//! Invariant: what is not a record of its kind ends the start before the log changes. To go on without it would be to lose
+//! it: a lease whose keys never go, a vote in another's name. Where a device lost a page, an older one may stand there.
 //! Must not know pages: whether their checksums hold is seen by whoever opens and scrubs them.
 
 use std::collections::BTreeSet;
@@ -17,14 +17,14 @@ use tree::{TreeId, View};
 pub(crate) const MEMBER_ID: &[u8] = b"mainstay.memberId";
 pub(crate) const CLUSTER_ID: &[u8] = b"mainstay.clusterId";
 
+const CONF_STATE: Malformed = Malformed("configuration state");
+
 /// See the module's documentation.
 pub(crate) struct Records {
     /// Member and cluster; `None` before anything was applied.
     pub identity: Option<(MemberId, MemberId)>,
     /// `None` before anything was applied.
     pub conf_state: Option<ConfState>,
-    /// As text; `None` while undecided.
-    pub cluster_version: Option<String>,
     pub leases: Vec<lease::Lease>,
     pub alarms: BTreeSet<(i32, MemberId)>,
 }
@@ -33,11 +33,20 @@ impl Records {
     pub fn read(store: &tree::Store) -> Result<Records, Malformed> {
         let view = store.view();
         let is_fresh = mvcc::stamp::applied(store.stamp()).0 == 0;
-        each(view, MEMBERS, member)?;
+        let identity = identity(view, is_fresh)?;
+        let conf_state = conf_state(view, is_fresh)?;
+        let members = each(view, MEMBERS, member)?;
+        if let (Some((own, _)), Some(conf_state)) = (identity, &conf_state) {
+            if !conf_state.voters.contains(&own) && !conf_state.learners.contains(&own) {
+                return Err(CONF_STATE);
+            }
+            if !members.contains(&own) {
+                return Err(Malformed("list of members"));
+            }
+        }
         Ok(Records {
-            identity: identity(view, is_fresh)?,
-            conf_state: conf_state(view, is_fresh)?,
-            cluster_version: cluster_version(view)?,
+            identity,
+            conf_state,
             leases: each(view, LEASES, lease)?,
             alarms: each(view, ALARMS, alarm)?.into_iter().collect(),
         })
@@ -71,7 +80,7 @@ fn identity(view: View<'_>, is_fresh: bool) -> Result<Option<(MemberId, MemberId
 /// Stored with the entry that founds a member.
 fn conf_state(view: View<'_>, is_fresh: bool) -> Result<Option<ConfState>, Malformed> {
     let Some(stored) = view.get(META, schema::meta::CONF_STATE) else {
-        return if is_fresh { Ok(None) } else { Err(Malformed("configuration state")) };
+        return if is_fresh { Ok(None) } else { Err(CONF_STATE) };
     };
     let stored = schema::parse_conf_state(stored)?;
     Ok(Some(ConfState {
@@ -84,7 +93,8 @@ fn conf_state(view: View<'_>, is_fresh: bool) -> Result<Option<ConfState>, Malfo
     }))
 }
 
-fn cluster_version(view: View<'_>) -> Result<Option<String>, Malformed> {
+/// As text; `None` while undecided. Looked at first: a newer version may have records that this one does not know.
+pub(crate) fn cluster_version(view: View<'_>) -> Result<Option<String>, Malformed> {
     let Some(stored) = view.get(META, schema::cluster::VERSION) else { return Ok(None) };
     let text = std::str::from_utf8(stored).unwrap_or_default();
     let parts: Vec<&str> = text.split('.').collect();
@@ -94,9 +104,9 @@ fn cluster_version(view: View<'_>) -> Result<Option<String>, Malformed> {
     Ok(Some(text.to_owned()))
 }
 
-fn member(key: &[u8], value: &[u8]) -> Result<(), Malformed> {
-    let member = schema::parse_member(value)?;
-    if key == schema::member_key(member.id) { Ok(()) } else { Err(Malformed("member")) }
+fn member(key: &[u8], value: &[u8]) -> Result<MemberId, Malformed> {
+    let id = schema::parse_member(value)?.id;
+    if key == schema::member_key(id) { Ok(id) } else { Err(Malformed("member")) }
 }
 
 fn lease(key: &[u8], value: &[u8]) -> Result<lease::Lease, Malformed> {

@@ -52,6 +52,7 @@ impl State {
         lease_options: lease::Options,
         identity: (MemberId, MemberId),
         records: Records,
+        cluster_version: Option<&str>,
     ) -> State {
         let is_new = mvcc::stamp::initialise(&mut store);
         if is_new || records.identity.is_none() {
@@ -64,7 +65,7 @@ impl State {
             published,
             lessor: Lessor::recover(lease_options, records.leases),
             alarms: records.alarms,
-            cluster_version_word: records.cluster_version.as_deref().map_or(0, version_word),
+            cluster_version_word: cluster_version.map_or(0, version_word),
             renewals: Vec::new(),
             compactions: Default::default(),
             work: mvcc::Work::default(),

@@ -188,10 +188,11 @@ fn records_that_are_none_are_refused() {
     const CONFIGURATION: &str = "configuration state";
     const VERSION: &str = "version of its cluster";
     // What a page has, where it should not.
-    let puts: [(&str, tree::TreeId, &[u8], &[u8]); 15] = [
+    let puts: [(&str, tree::TreeId, &[u8], &[u8]); 16] = [
         (IDENTITY, META, b"mainstay.memberId", b"short"),
         (IDENTITY, META, b"mainstay.clusterId", b""),
         (CONFIGURATION, META, b"confState", b"{"),
+        (CONFIGURATION, META, b"confState", b"{}"),
         (VERSION, META, b"clusterVersion", b"\xff\xfe"),
         (VERSION, META, b"clusterVersion", b"3.7"),
         (VERSION, META, b"clusterVersion", b"3.7.x"),
@@ -243,6 +244,12 @@ fn records_that_are_none_are_refused() {
     {
         refused(what, &|store| assert!(store.remove(META, name.as_bytes())));
     }
+    refused("list of members", &|store| {
+        let mut cursor = store.view().cursor(MEMBERS);
+        assert!(cursor.seek_first());
+        let own = cursor.key().to_vec();
+        assert!(store.remove(MEMBERS, &own));
+    });
 }
 
 /// An older copy of the data file beside the log of now: one checkpoint behind the log makes up for it, two are refused,

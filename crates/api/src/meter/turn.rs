@@ -53,6 +53,8 @@ pub(crate) struct Held {
     pub put_bytes: u32,
     /// Waits in the log.
     pub proposed: bool,
+    /// The log took what it proposed, and it goes on.
+    agreed: bool,
     /// Waited for a read barrier.
     pub barrier: bool,
     /// Answered over several turns.
@@ -63,6 +65,14 @@ impl Held {
     /// Keeps what the log may show.
     pub fn keep(&mut self, message: &[u8]) {
         self.request = Opening::of(message);
+    }
+
+    /// The log took what it proposed; what it waits for now is no proposal.
+    pub fn agreed(&mut self, meter: &Meter) {
+        if self.proposed && !self.agreed {
+            self.agreed = true;
+            meter.proposals_pending.add(-1);
+        }
     }
 }
 
@@ -130,6 +140,7 @@ impl Turn {
             request: Opening::of(&[]),
             put_bytes: 0,
             proposed: false,
+            agreed: false,
             barrier: false,
             long: false,
         }
@@ -137,7 +148,7 @@ impl Turn {
 
     /// A held call is on its way out; [`Turn::finished`] follows.
     pub fn release(&mut self, meter: &Meter, token: CallToken, held: Held) {
-        if held.proposed {
+        if held.proposed && !held.agreed {
             meter.proposals_pending.add(-1);
         }
         if held.long {
@@ -187,7 +198,7 @@ impl Turn {
         }
         if held.proposed {
             // Refusals by the state machine are successes to the log; only what it never took or lost is not.
-            let logged = code != UNAVAILABLE;
+            let logged = held.agreed || code != UNAVAILABLE;
             meter.proposals_failed.add(u64::from(!logged));
             if let Some(operation) = Operation::proposed_by(rpc) {
                 meter.requests.observe(operation, logged, took_ns);
@@ -361,6 +372,12 @@ mod tests {
         let mut read = turn.hold();
         read.barrier = true;
         assert_eq!(turn.holds, 3);
+        let mut compaction = turn.hold();
+        compaction.proposed = true;
+        meter.proposals_pending.add(1);
+        compaction.agreed(&meter);
+        compaction.agreed(&meter);
+        assert_eq!(meter.proposals_pending.get(), 2);
         turn.begin(4000);
         turn.release(&meter, TOKEN, put);
         turn.finished(&meter, Rpc::Put, 5);

@@ -413,7 +413,7 @@ impl Connection {
             None if now.saturating_sub(self.born_at) >= limits::PREFACE_TIMEOUT_MS => {
                 return Err(Fault::protocol("no connection preface in time"));
             }
-            // Ours were sent first: who was kept from reading by a pause of this process has this long all the same.
+            // A pause of this process before it came to read them does not count against the peer.
             Some(at) if !self.settings_acked && now.saturating_sub(at) >= limits::SETTINGS_ACK_TIMEOUT_MS => {
                 let why = "our settings were not acknowledged";
                 return Err(Fault::Connection(ErrorCode::SETTINGS_TIMEOUT, why));

@@ -225,6 +225,11 @@ impl Process {
         } else {
             self.receive(env, core - 1);
             self.shard_turn(env, core - 1);
+            let outbox = &self.outboxes[core - 1];
+            if outbox.is_behind() && outbox.free() > 0 {
+                // The log core does not sleep while something waits for room.
+                self.wake(env, 0);
+            }
         }
         let log = core == 0 && self.log_has_work();
         let shards: &[ShardCore] = match (self.sizes.shared_core, core) {

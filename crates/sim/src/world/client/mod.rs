@@ -111,6 +111,8 @@ struct Knows {
     serial: u64,
 }
 
+/// What the first GOAWAY of a graceful end says.
+const LAST_UNKNOWN: u32 = net::frame::MAX_31_BITS;
 /// Links: for calls, and for streams where they are apart.
 const LINKS: usize = 2;
 
@@ -223,7 +225,8 @@ impl Client {
             self.links[link] =
                 Some(Link { id, since_us, since_clock_us, http, last: u32::MAX, slow_until_us: 0 });
         }
-        self.links[link].as_mut()
+        // Nothing is begun on a connection whose last stream is known.
+        self.links[link].as_mut().filter(|link| link.last >= LAST_UNKNOWN)
     }
 
     /// Sends what a link has to send.
@@ -266,8 +269,9 @@ impl Client {
             panic!("client {}: the server breaks HTTP/2: {why}", self.id);
         }
         if let Some((code, why)) = arrivals.cut {
-            demand_reason_of_end(env.history_us() - *since_clock_us, code, &why);
+            demand_reason_of_end(env, *since_us, *since_clock_us, code, &why);
         }
+        assert!(arrivals.last.is_none_or(|named| named <= *last), "the last stream rises from {last}");
         *last = arrivals.last.unwrap_or(*last);
         let last = *last;
         let (since_us, going_away) = (*since_us, http.is_going_away());

@@ -98,13 +98,21 @@ impl Asked {
     }
 }
 
-/// Ends the run unless there was a reason to end a connection for this error, `aged_us` after it was opened by the member's
-/// clock, which may jump.
-pub(super) fn demand_reason_of_end(aged_us: u64, code: ErrorCode, why: &str) {
+/// Ends the run unless there was a reason to end a connection of then for this error: its time was up by the member's clock,
+/// and somebody was held up, or the clock jumped.
+pub(super) fn demand_reason_of_end(
+    env: &Env,
+    since_us: u64,
+    since_clock_us: u64,
+    code: ErrorCode,
+    why: &str,
+) {
+    let aged_us = env.history_us() - since_clock_us;
     let after_ms = match code {
         ErrorCode::SETTINGS_TIMEOUT => SETTINGS_ACK_TIMEOUT_MS,
         ErrorCode::PROTOCOL_ERROR if why == "no connection preface in time" => PREFACE_TIMEOUT_MS,
         _ => u64::MAX / 1000,
     };
-    assert!(aged_us >= 1000 * after_ms, "a connection ends with {code:?}: {why}");
+    let has_reason = aged_us >= 1000 * after_ms && env.causes.of_timeout(since_us);
+    assert!(has_reason, "a connection ends with {code:?}: {why}");
 }
