@@ -46,7 +46,17 @@ pub const TABLE: &[Exhibit] = &[
         Bug::DurableNotAPrefix,
         Focus::Crash,
         40,
-        &[By(StaleRead), By(WriteOrder), AHEAD, By(RevisionReused), By(Unexplained), By(Dump), DAMAGED_LOG],
+        &[
+            By(StaleRead),
+            By(WriteOrder),
+            AHEAD,
+            By(RevisionReused),
+            By(Unexplained),
+            By(Dump),
+            DAMAGED_LOG,
+            // A revision that a client knows, and that is of the future now.
+            NO_REASON,
+        ],
     ),
     crashes(
         Bug::StaleCompletionCounts,
