@@ -54,8 +54,8 @@ impl State {
         records: Records,
         cluster_version: Option<&str>,
     ) -> State {
-        let is_new = mvcc::stamp::initialise(&mut store);
-        if is_new || records.identity.is_none() {
+        mvcc::stamp::initialise(&mut store);
+        if records.identity.is_none() {
             store.insert(trees::META, MEMBER_ID, &schema::u64_value(identity.0));
             store.insert(trees::META, CLUSTER_ID, &schema::u64_value(identity.1));
             store.publish();

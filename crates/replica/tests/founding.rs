@@ -2,6 +2,8 @@
 
 mod rig;
 
+use std::sync::Arc;
+
 use disk::sim::KeepSet;
 use disk::{Files, SimFiles};
 use mainstay_replica as replica;
@@ -12,7 +14,7 @@ use rig::{Rig, Setup, put};
 
 /// The log's entries as (index, term, what).
 fn entries(files: &SimFiles) -> Vec<(u64, u64, String)> {
-    let shared: std::sync::Arc<dyn Files> = std::sync::Arc::new(files.image());
+    let shared: Arc<dyn Files> = Arc::new(files.image());
     let options =
         wal::Options { segment_bytes: rig::SEGMENT_BYTES, batch_bytes: 16 << 10, in_flight: 4, boot: 99 };
     let (_, recovered) = wal::Wal::recover(shared, "log", options).unwrap();
@@ -174,4 +176,28 @@ fn a_store_and_a_log_that_do_not_belong_together_are_refused() {
     let newer = Setup { cluster_version: "3.8.0".into(), ..Setup::default() };
     let upgraded = Rig::serving(image, newer, 6);
     assert_eq!(upgraded.replica.published().cluster_version(), 3 << 16 | 8);
+}
+
+/// A log that was never this program's: whatever it begins with, no member is made of it.
+#[test]
+fn a_log_that_founds_nobody_is_refused() {
+    // No member, a request in its place, a change that does not decode.
+    for (kind, data) in [(0, &b""[..]), (0, b"\x10\x01"), (1, b"\xff")] {
+        let files = SimFiles::new();
+        let options = Setup::default().start(3).wal;
+        let (mut log, _) = wal::Wal::recover(Arc::new(files.clone()), "log", options).unwrap();
+        log.append(wal::Record::Entry { term: 1, index: 1, kind, data });
+        log.append(wal::Record::HardState(wal::HardState { term: 1, vote: 0, commit: 1 }));
+        while let Some(write) = log.submit() {
+            write.perform().unwrap();
+            log.written(write.seq, write.buf);
+        }
+        drop(log);
+        let names = files.list("log").unwrap();
+        let error = rig::open(&files, &Setup::default(), 4).err().expect("refused");
+        assert!(matches!(error, OpenError::Unfounded), "{error}");
+        let line = error.to_string();
+        assert!(line.contains("founds no member; restore a snapshot") && !line.contains('\n'), "{line}");
+        assert_eq!(files.list("log").unwrap(), names, "refused, and the log has changed");
+    }
 }
